@@ -1,0 +1,119 @@
+package replay
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// A Policy says what to do with a row that cannot be sent as it stands.
+type Policy string
+
+const (
+	Fail Policy = "fail" // do not start, list the rows
+	Clip Policy = "clip" // shorten it until it fits, and count it
+	Skip Policy = "skip" // leave it out, and count it
+)
+
+// Options say what to play and how.
+type Options struct {
+	Seed uint64 `json:"seed"`
+
+	// The part of the trace to play, in trace time.
+	Start    time.Duration `json:"start_ns"`
+	Duration time.Duration `json:"duration_ns"` // 0: to the end
+	Limit    int64         `json:"limit"`       // rows, 0: all
+	Loop     int           `json:"loop"`        // laps, 0 means 1
+	Warmup   time.Duration `json:"warmup_ns"`   // trace time at the beginning that is played but not measured
+
+	Speedup     float64 `json:"speedup"`       // 0 means 1
+	MaxInFlight int     `json:"max_in_flight"` // requests beyond it are shed, 0: unlimited
+
+	TooLong Policy `json:"too_long"` // rows beyond the model's context
+	Missing Policy `json:"missing"`  // rows whose lengths are unknown: fail or skip
+	MaxLen  int    `json:"max_model_len"`
+	// VocabSize bounds the token ids of prompts.
+	VocabSize int `json:"vocab_size"`
+
+	Retries int `json:"retries"` // times a request that got no answer is sent again
+
+	FirstTokenTimeout time.Duration `json:"first_token_timeout_ns"` // 0: none
+	IdleTimeout       time.Duration `json:"idle_timeout_ns"`        // between two reads after the first token, 0: none
+	TotalTimeout      time.Duration `json:"total_timeout_ns"`       // 0: none
+	Grace             time.Duration `json:"grace_ns"`               // for requests in flight after an interrupt
+}
+
+// Defaults are the options of a plain `replay trace.parquet`.
+func Defaults() Options {
+	return Options{
+		Seed: 1, Loop: 1, Speedup: 1, TooLong: Fail, Missing: Fail,
+		FirstTokenTimeout: 5 * time.Minute, IdleTimeout: 5 * time.Minute, TotalTimeout: time.Hour,
+		Grace: 30 * time.Second,
+	}
+}
+
+// Validate reports every problem with o, not just the first.
+func (o *Options) Validate() error {
+	var errs []error
+	bad := func(format string, a ...any) { errs = append(errs, fmt.Errorf(format, a...)) }
+	if !(o.Speedup > 0) || o.Speedup > 1e9 {
+		bad("--speedup is %v, want more than 0", o.Speedup)
+	}
+	if o.Loop < 1 {
+		bad("--loop is %d, want at least 1", o.Loop)
+	}
+	if o.Limit < 0 || o.MaxInFlight < 0 || o.Retries < 0 {
+		bad("--limit, --max-in-flight and --retries cannot be negative")
+	}
+	if o.Start < 0 || o.Duration < 0 || o.Warmup < 0 {
+		bad("--start, --duration and --warmup cannot be negative")
+	}
+	if o.Duration > 0 && o.Warmup >= o.Duration {
+		bad("--warmup %v leaves nothing of --duration %v to measure", o.Warmup, o.Duration)
+	}
+	switch o.TooLong {
+	case Fail, Clip, Skip:
+	default:
+		bad("--too-long is %q, want fail, clip or skip", o.TooLong)
+	}
+	switch o.Missing {
+	case Fail, Skip:
+	default:
+		bad("--missing is %q, want fail or skip", o.Missing)
+	}
+	if o.FirstTokenTimeout < 0 || o.IdleTimeout < 0 || o.TotalTimeout < 0 || o.Grace < 0 {
+		bad("timeouts cannot be negative")
+	}
+	return errors.Join(errs...)
+}
+
+// A PlanError says why a trace cannot be played as it stands, row by row.
+type PlanError struct {
+	Reason string // what is wrong with the rows
+	Rows   []RowNote
+	Total  int64
+	Hint   string
+}
+
+// A RowNote names one row of a PlanError.
+type RowNote struct {
+	Row  int64 // in the trace, from 0
+	ID   int64
+	Note string
+}
+
+func (e *PlanError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d rows %s", e.Total, e.Reason)
+	for _, r := range e.Rows {
+		fmt.Fprintf(&b, "\n  row %d (id %d): %s", r.Row, r.ID, r.Note)
+	}
+	if more := e.Total - int64(len(e.Rows)); more > 0 {
+		fmt.Fprintf(&b, "\n  and %d more", more)
+	}
+	return b.String()
+}
+
+// maxNotes is how many rows a PlanError lists.
+const maxNotes = 10

@@ -1,0 +1,363 @@
+package replay
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"iter"
+	"math"
+	"time"
+
+	"reprise/traceformat"
+)
+
+// A Source opens a trace from its beginning. A plan reads it twice.
+type Source func() (traceformat.Reader, error)
+
+// A Plan is everything that is decided before the first byte is sent.
+type Plan struct {
+	Options Options
+	Header  traceformat.Header
+	Vocab   Vocabulary
+	MaxLen  int // of the model, 0: unknown
+
+	Base time.Duration // trace time of the run's zero
+	Lap  time.Duration // trace time from one lap to the next
+	Rows int64         // requests to send, all laps
+
+	Read         int64            // rows of the trace that were looked at
+	Clipped      int64            // rows shortened to fit
+	Skipped      map[string]int64 // rows left out, by reason
+	PromptTokens int64            // to send, one lap
+	OutputTokens int64            // to ask for, one lap
+	MaxPrompt    int
+	PeakRate     int64 // most sends in one second of the run
+	Forced       int64 // prompts that share one token more than recorded, see Warnings
+
+	// Digest identifies the work: what is sent and when, before speed-up. Two
+	// runs with the same digest and seed sent the same requests.
+	Digest string
+
+	source  Source
+	prompts *prompts
+}
+
+// An item is one row of the plan.
+type item struct {
+	row    *traceformat.Row // the reader's memory
+	index  int64            // in the trace
+	lap    int32
+	due    time.Duration // from the start of the run
+	prompt int           // tokens to send
+	output int           // tokens to ask for
+}
+
+// defaultVocab is assumed where a server does not say: every model in use has
+// at least as many ordinary tokens.
+const defaultVocab = 32000
+
+// A Target is what a plan has to know of the server.
+type Target struct {
+	MaxLen    int  // prompt and answer together, 0: unknown
+	VocabSize int  // ids below are safe to send, 0: unknown
+	Text      bool // prompts go as text
+}
+
+// NewPlan reads the trace of src once and checks it against what the server
+// can take. Options.MaxLen and VocabSize override what the server says.
+func NewPlan(src Source, o Options, t Target) (*Plan, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	maxLen, vocab := t.MaxLen, t.VocabSize
+	if o.MaxLen > 0 {
+		maxLen = o.MaxLen
+	}
+	if o.VocabSize > 0 {
+		vocab = o.VocabSize
+	}
+	if vocab == 0 {
+		vocab = defaultVocab
+	}
+	if vocab < 16 {
+		return nil, fmt.Errorf("a vocabulary of %d tokens is too small to make prompts of", vocab)
+	}
+	p := &Plan{Options: o, MaxLen: maxLen, Vocab: vocabulary(vocab), Skipped: map[string]int64{}, source: src}
+	if t.Text {
+		p.Vocab = Vocabulary{Size: uint32(len(words))}
+	}
+
+	var long, missing notes
+	var last time.Duration
+	var rate rateCounter
+	digest := sha256.New()
+	one := int64(0) // rows of one lap
+	for it, err := range p.lap(0, &long, &missing) {
+		if err != nil {
+			return nil, err
+		}
+		if one == 0 {
+			p.prompts = newPrompts(o.Seed, p.Vocab, int(p.Header.Blocks.Size))
+		}
+		one++
+		last = it.row.Arrival
+		p.PromptTokens += int64(it.prompt)
+		p.OutputTokens += int64(it.output)
+		p.MaxPrompt = max(p.MaxPrompt, it.prompt)
+		rate.add(it.due)
+		digestRow(digest, it)
+		p.prompts.learn(&it.row.Request, it.prompt)
+	}
+	if long.total > 0 && o.TooLong == Fail {
+		return nil, &PlanError{
+			Reason: fmt.Sprintf("do not fit into the model's context of %d tokens", maxLen),
+			Rows:   long.rows, Total: long.total,
+			Hint: "--too-long skip leaves them out, --too-long clip shortens them; both are counted in the result",
+		}
+	}
+	if missing.total > 0 && o.Missing == Fail {
+		return nil, &PlanError{
+			Reason: "have no known length", Rows: missing.rows, Total: missing.total,
+			Hint: "--missing skip leaves them out, and counts them in the result",
+		}
+	}
+	if one == 0 {
+		return nil, p.nothing()
+	}
+	p.prompts.learned()
+	p.Forced = p.prompts.forced
+	p.PeakRate = rate.peak
+	p.Digest = hex.EncodeToString(digest.Sum(nil))
+	p.Lap = o.Duration
+	if p.Lap == 0 {
+		// The gap between two laps is the trace's own mean gap.
+		p.Lap = last - p.Base
+		if one > 1 {
+			p.Lap += p.Lap / time.Duration(one-1)
+		}
+		p.Lap = max(p.Lap, time.Nanosecond)
+	}
+	p.Rows = one * int64(o.Loop)
+	return p, nil
+}
+
+func (p *Plan) nothing() error {
+	switch {
+	case p.Read == 0:
+		return errors.New("the trace has no rows")
+	case len(p.Skipped) > 0:
+		return fmt.Errorf("none of the %d rows can be sent: %v", p.Read, p.Skipped)
+	default:
+		return fmt.Errorf("no row of the trace lies in the part to play (--start %v, --duration %v)", p.Options.Start, p.Options.Duration)
+	}
+}
+
+// Span is how long the sending takes, in run time.
+func (p *Plan) Span() time.Duration {
+	return p.scale(p.Lap * time.Duration(p.Options.Loop))
+}
+
+// Warmup is the part of the run that is played but not measured, in run time.
+func (p *Plan) Warmup() time.Duration { return p.scale(p.Options.Warmup) }
+
+func (p *Plan) scale(d time.Duration) time.Duration {
+	if p.Options.Speedup == 1 {
+		return d
+	}
+	return time.Duration(math.Round(float64(d) / p.Options.Speedup))
+}
+
+// items yields the plan in the order of sending.
+func (p *Plan) items() iter.Seq2[*item, error] {
+	return func(yield func(*item, error) bool) {
+		for n := range p.Options.Loop {
+			for it, err := range p.lap(int32(n), nil, nil) {
+				if !yield(it, err) || err != nil {
+					return
+				}
+			}
+		}
+	}
+}
+
+// lap yields the rows of one lap. The first pass, which NewPlan makes with
+// notes to fill, sets Header and Base and counts what is left out.
+func (p *Plan) lap(n int32, long, missing *notes) iter.Seq2[*item, error] {
+	first := long != nil
+	return func(yield func(*item, error) bool) {
+		rd, err := p.source()
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		defer rd.Close()
+		if first {
+			p.Header = *rd.Header()
+		}
+		o := &p.Options
+		var it item
+		it.lap = n
+		index, taken := int64(-1), int64(0)
+		var previous time.Duration
+		based := !first || o.Start > 0
+		if first {
+			p.Base = o.Start
+		}
+		for row, err := range rd.All() {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			index++
+			if row.Arrival < previous {
+				yield(nil, &UnsortedError{Row: index, ID: row.ID, By: previous - row.Arrival})
+				return
+			}
+			previous = row.Arrival
+			if first {
+				p.Read++
+			}
+			if row.Arrival < o.Start {
+				continue
+			}
+			if !based {
+				p.Base, based = row.Arrival, true
+			}
+			if o.Duration > 0 && row.Arrival-p.Base >= o.Duration {
+				return
+			}
+			if o.Limit > 0 && taken >= o.Limit {
+				return
+			}
+			it.row, it.index = row, index
+			if !p.fit(&it, long, missing) {
+				continue
+			}
+			taken++
+			it.due = p.scale(row.Arrival - p.Base + time.Duration(n)*p.Lap)
+			if !yield(&it, nil) {
+				return
+			}
+		}
+	}
+}
+
+// An UnsortedError locates a row that arrives before its predecessor.
+type UnsortedError struct {
+	Row, ID int64
+	By      time.Duration
+}
+
+func (e *UnsortedError) Error() string {
+	return fmt.Sprintf("row %d (id %d): %v by %v", e.Row, e.ID, traceformat.ErrUnsorted, e.By)
+}
+
+func (e *UnsortedError) Unwrap() error { return traceformat.ErrUnsorted }
+
+// Hint says what to do about it.
+func (e *UnsortedError) Hint() string { return "trace convert IN -o sorted.parquet sorts it" }
+
+// fit decides the lengths of a row, and whether it is sent at all.
+func (p *Plan) fit(it *item, long, missing *notes) bool {
+	first := long != nil
+	skip := func(reason string) bool {
+		if first {
+			p.Skipped[reason]++
+		}
+		return false
+	}
+	r := it.row
+	if r.Endpoint == traceformat.EndpointEmbeddings {
+		return skip("embeddings are not played")
+	}
+	prompt, ok1 := r.PromptTokens.Get()
+	output, ok2 := r.OutputTokens.Get()
+	if !ok1 || !ok2 || prompt == 0 || output == 0 {
+		if first && p.Options.Missing == Fail {
+			missing.add(it, fmt.Sprintf("prompt %s, output %s", length(r.PromptTokens), length(r.OutputTokens)))
+		}
+		return skip("no known length")
+	}
+	if prompt < 0 || output < 0 {
+		if first {
+			missing.add(it, fmt.Sprintf("prompt %s, output %s", length(r.PromptTokens), length(r.OutputTokens)))
+		}
+		return skip("no known length")
+	}
+	it.prompt, it.output = int(prompt), int(output)
+	if p.MaxLen <= 0 || it.prompt+it.output <= p.MaxLen {
+		return true
+	}
+	switch p.Options.TooLong {
+	case Skip:
+		return skip("longer than the model's context")
+	case Clip:
+		// The prompt gives way first: its beginning, which it shares with
+		// others, stays. An answer longer than the context leaves one token.
+		it.output = min(it.output, p.MaxLen-1)
+		it.prompt = p.MaxLen - it.output
+		if first {
+			p.Clipped++
+		}
+		return true
+	default:
+		if first {
+			long.add(it, fmt.Sprintf("%d + %d tokens", it.prompt, it.output))
+		}
+		return false
+	}
+}
+
+func length(o traceformat.Opt[int32]) string {
+	if v, ok := o.Get(); ok {
+		return fmt.Sprint(v)
+	}
+	return "unknown"
+}
+
+type notes struct {
+	rows  []RowNote
+	total int64
+}
+
+func (n *notes) add(it *item, note string) {
+	n.total++
+	if len(n.rows) < maxNotes {
+		n.rows = append(n.rows, RowNote{it.index, it.row.ID, note})
+	}
+}
+
+// digestRow adds what a row contributes to the work: identity, time, lengths
+// and prefix.
+func digestRow(h hash.Hash, it *item) {
+	var b [8 * 5]byte
+	put := func(i int, v uint64) { binary.LittleEndian.PutUint64(b[8*i:], v) }
+	put(0, uint64(it.row.ID))
+	put(1, uint64(it.row.Arrival))
+	put(2, uint64(it.prompt)<<32|uint64(it.output))
+	put(3, uint64(it.row.Session.Or(-1)))
+	put(4, uint64(len(it.row.PrefixBlocks)))
+	h.Write(b[:])
+	for _, id := range it.row.PrefixBlocks {
+		binary.LittleEndian.PutUint64(b[:], id)
+		h.Write(b[:8])
+	}
+}
+
+// rateCounter finds the busiest second of an ascending sequence of times.
+type rateCounter struct {
+	second int64
+	n      int64
+	peak   int64
+}
+
+func (c *rateCounter) add(t time.Duration) {
+	if s := int64(t / time.Second); s != c.second {
+		c.second, c.n = s, 0
+	}
+	c.n++
+	c.peak = max(c.peak, c.n)
+}
