@@ -9,8 +9,10 @@ package backends
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -36,6 +38,7 @@ type Info struct {
 	Model     string            `json:"model,omitempty"`
 	MaxLen    int               `json:"max_model_len,omitempty"` // prompt and answer together; 0: unknown
 	VocabSize int               `json:"vocab_size,omitempty"`    // token ids below this are safe to send; 0: unknown
+	MinID     int               `json:"min_token_id,omitempty"`  // ids below this may be special (padding, end of text); from here on they are ordinary
 	Config    map[string]string `json:"config,omitempty"`        // as the engine reports it, flat
 	Warnings  []string          `json:"warnings,omitempty"`      // what a run against it cannot be trusted for
 }
@@ -67,17 +70,22 @@ type Event struct {
 type Result struct {
 	PromptTokens, OutputTokens, CachedTokens, ReasoningTokens traceformat.Opt[int32]
 	FinishReason                                              string
-	// Error is a short class ("error_event", "http_400", ...), empty if the
-	// server reported none. Message is for the terminal only and never stored.
+	// Error is a short class, empty if the server reported no error: "http_400",
+	// "error_event", "error_body" (an error under status 200), "abort" and
+	// "error" (the finish reasons), "bad_event" or "bad_body" (not the dialect).
+	// The first three may name a cause after a slash: "http_400/context_overflow".
+	// Message is for the terminal only and never stored.
 	Error, Message string
 
 	Queue, Prefill, TTFT, E2E traceformat.Opt[time.Duration] // the engine's own clocks
 }
 
-// A Decoder reads the answer to one Call.
+// A Decoder reads the answer to one Call. Call either Event, for each event of a
+// stream, or Body once; [NewDecoder] is the one that all dialects share.
 type Decoder interface {
 	// Event decodes the data of one server-sent event, "[DONE]" included. An
-	// error event is not an error of Event: Result reports it.
+	// error event is not an error of Event: Result reports it. An error means
+	// bytes that are no event of a stream; Result reports that too.
 	Event(data []byte) (Event, error)
 	// Body decodes an answer that is not a stream: a success, or the body of
 	// an error status. The Event returned counts the tokens of a success.
@@ -86,7 +94,9 @@ type Decoder interface {
 	Result() Result
 }
 
-// A Backend speaks one server's dialect.
+// A Backend speaks one server's dialect. Probe comes first: what it learns (the
+// model's name, what the server accepts) shapes what the others do. After it,
+// they may be called from any goroutine.
 type Backend interface {
 	// Probe asks the server what it is, and changes nothing there.
 	Probe(ctx context.Context) (*Info, error)
@@ -122,4 +132,39 @@ func Open(name string, c Config) (Backend, error) {
 		return nil, fmt.Errorf("no backend %q; there are %s", name, strings.Join(Names(), ", "))
 	}
 	return d(c)
+}
+
+// CheckOptions reports an option that is not among known.
+func (c Config) CheckOptions(known ...string) error {
+	for _, k := range slices.Sorted(maps.Keys(c.Options)) {
+		if slices.Contains(known, k) {
+			continue
+		}
+		if len(known) == 0 {
+			return fmt.Errorf("no option %q: this backend has none", k)
+		}
+		return fmt.Errorf("no option %q; there are %s", k, strings.Join(known, ", "))
+	}
+	return nil
+}
+
+// BaseURL returns the server's address as other packages are to use it: without
+// a slash at the end, and without the "/v1" that users of OpenAI's clients are
+// used to typing, as the paths of Encode bring their own.
+func (c Config) BaseURL() (string, error) {
+	if c.URL == "" {
+		return "", errors.New("no server named: give its address, such as http://127.0.0.1:8000")
+	}
+	u, err := url.Parse(c.URL)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("server address: %w", errors.Unwrap(err)) // the text of err quotes the address
+	case u.User != nil:
+		return "", errors.New("server address: it holds credentials, which would end up in manifests: give an API key instead")
+	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+		return "", fmt.Errorf("server address %q: want http://host:port or https://host", c.URL)
+	case u.RawQuery != "" || u.Fragment != "":
+		return "", fmt.Errorf("server address %q: it has a query or a fragment", c.URL)
+	}
+	return strings.TrimSuffix(strings.TrimRight(c.URL, "/"), "/v1"), nil
 }
