@@ -2,23 +2,42 @@
 //
 // A [Client] is driven by events instead of blocking calls, so that one thread
 // can carry thousands of streams. Two implementations stand behind it: net/http
-// (TLS, proxies, HTTP/2), and a raw HTTP/1.1 reader for plain TCP.
+// ([NewStd]: TLS, proxies, HTTP/2), and a raw HTTP/1.1 reader for plain TCP. [New]
+// chooses.
 //
 // All times are readings of [reprise/internal/clock.Now].
+//
+// # Promises
+//
+// Nothing is sent twice unless [Options.RetryStale] asks for it, redirects are
+// reported and not followed, and no transfer is decompressed. A connection that
+// said anything beyond its answer carries no other request, so that no answer
+// is taken for another's. Close leaves no goroutine and no descriptor behind.
 package wire
 
 import (
+	"crypto/tls"
 	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
 	"time"
 )
 
 // A Request is one HTTP request, encoded before its time so that nothing is
-// allocated or formatted at the moment of sending.
+// allocated or formatted at the moment of sending. It must not be copied or
+// changed between Start and the Close of its sink; after that it may be started
+// again, and calls of its earlier starts then refer to the new one.
 type Request struct {
 	Method string
 	Path   string  // with leading slash, query included
-	Header []Field // beyond Host, Content-Length and Content-Type: application/json
+	Header []Field // beyond Host, Content-Length and, with a body, Content-Type: application/json
 	Body   []byte  // not written to; must stay unchanged until the sink is closed
+
+	Idle  time.Duration // longest time without a byte sent or received, from Start on; 0: any
+	Total time.Duration // longest time from Start to the end of the answer; 0: any
 }
 
 // A Field is one header line.
@@ -26,19 +45,23 @@ type Field struct{ Name, Value string }
 
 // A Head is the head of an answer.
 type Head struct {
-	Status      int
-	ContentType string
-	RequestID   string // X-Request-Id, where the server gives one
-	RetryAfter  string
+	Status          int
+	ContentType     string
+	ContentEncoding string // empty unless the body is compressed: then Close reports ErrEncoding
+	RequestID       string // X-Request-Id, where the server gives one
+	RetryAfter      string
 }
 
 // A Sink is told what happens to a Request, in the order below, by one
 // goroutine at a time. It must not block: its caller carries other streams.
+// With [Options.RetryStale], Conn and Sent come again for the second attempt.
 type Sink interface {
-	// Conn reports the connection that carries the request.
+	// Conn reports the connection that carries the request: reused if it was
+	// open before Start.
 	Conn(at time.Duration, reused bool)
 	// Sent reports the moment just before the first byte went to the kernel,
-	// and the moment after the last.
+	// and the moment after the last. last is 0 if the answer began before the
+	// request was written out.
 	Sent(first, last time.Duration)
 	// Head reports the final head (1xx answers are skipped).
 	Head(at time.Duration, h Head)
@@ -52,15 +75,27 @@ type Sink interface {
 
 // A Client sends requests to one server.
 type Client interface {
-	// Warm opens n connections and reports the first failure.
+	// Warm opens n connections, which requests started later will use, and
+	// reports the first failure.
 	Warm(n int) error
-	// Start sends req and returns at once; everything else is told to sink,
-	// from another goroutine.
+	// Start sends req and returns at once. It may call sink's Conn and Sent
+	// itself, before it returns; all else is told from another goroutine.
 	Start(req *Request, sink Sink) Call
+	// Kind names the implementation, for the manifest of a run.
+	Kind() string
+	// Stats counts what the client did so far.
+	Stats() Stats
 	// Close abandons what is in flight (the sinks are closed with ErrAborted)
-	// and returns when no goroutine or connection is left.
+	// and returns when no goroutine or connection is left. It must not be
+	// called from a Sink.
 	Close()
 }
+
+// Kinds of clients, as Kind reports them.
+const (
+	KindRaw = "raw-http1-epoll"
+	KindStd = "net/http"
+)
 
 // A Call is a request in flight.
 type Call interface {
@@ -69,9 +104,99 @@ type Call interface {
 	Abort()
 }
 
+// Stats are counts since a client was made.
+type Stats struct {
+	Dialed int64 `json:"dialed"` // connections opened
+	Stale  int64 `json:"stale"`  // requests that met a connection the server had closed
+	Resent int64 `json:"resent"` // requests sent a second time, see Options.RetryStale
+}
+
+// Options say how a client connects. The zero value is useful.
+type Options struct {
+	// MaxConns bounds the connections that are open at once; requests beyond it
+	// wait. 0: no bound.
+	MaxConns int
+	// Connect bounds the opening of a connection, TLS included. 0: 30 s.
+	Connect time.Duration
+	// RetryStale sends a request once more, on another connection, when the
+	// server closed a kept-alive one before any byte of the answer. Without it
+	// such a request ends in ErrStale.
+	RetryStale bool
+	// Loops is the number of threads of the raw client; MaxConns is divided
+	// among them. 0: 1.
+	Loops int
+
+	// For net/http.
+	HTTP2 bool        // negotiate HTTP/2 over TLS
+	TLS   *tls.Config // nil: the defaults
+	Proxy *url.URL    // nil: what HTTP_PROXY, HTTPS_PROXY and NO_PROXY say
+}
+
 // What Close can report besides a network error.
 var (
 	ErrAborted   = errors.New("aborted by the client")
-	ErrTruncated = errors.New("the answer ended early") // connection closed inside a body
+	ErrTruncated = errors.New("the answer ended early") // connection closed inside an answer, or before it
 	ErrProtocol  = errors.New("malformed HTTP answer")
+	ErrStale     = errors.New("the server closed a kept-alive connection before it answered")
+	ErrEncoding  = errors.New("the answer is compressed, which was not asked for")
+
+	ErrConnectTimeout error = timeoutError("connecting took longer than allowed")
+	ErrIdleTimeout    error = timeoutError("no byte was sent or received for longer than allowed")
+	ErrTotalTimeout   error = timeoutError("the answer took longer than allowed")
 )
+
+// A timeoutError is an os.ErrDeadlineExceeded that says which deadline.
+type timeoutError string
+
+func (e timeoutError) Error() string        { return string(e) }
+func (e timeoutError) Timeout() bool        { return true }
+func (e timeoutError) Is(target error) bool { return target == os.ErrDeadlineExceeded }
+
+const (
+	defaultConnect = 30 * time.Second
+	userAgent      = "reprise"
+)
+
+// New returns a client for the server at base: the raw one where it can carry
+// the traffic (plain http, no proxy, Linux), net/http otherwise. A path in base
+// is put before the path of every request.
+func New(base string, o Options) (Client, error) {
+	return NewStd(base, o)
+}
+
+func (o *Options) proxy(u *url.URL) (*url.URL, error) {
+	if o.Proxy != nil {
+		return o.Proxy, nil
+	}
+	p, err := http.ProxyFromEnvironment(&http.Request{URL: u})
+	if err != nil {
+		return nil, fmt.Errorf("proxy from the environment: %w", err)
+	}
+	return p, nil
+}
+
+func (o *Options) connectTimeout() time.Duration {
+	if o.Connect > 0 {
+		return o.Connect
+	}
+	return defaultConnect
+}
+
+// parseBase checks the address of a server.
+func parseBase(base string) (*url.URL, error) {
+	u, err := url.Parse(base)
+	switch {
+	case err != nil:
+		return nil, err
+	case u.Scheme != "http" && u.Scheme != "https":
+		return nil, fmt.Errorf("%q is no server address: want http://host:port or https://host:port", base)
+	case u.Hostname() == "":
+		return nil, fmt.Errorf("%q names no host: want http://host:port", base)
+	case u.User != nil:
+		return nil, fmt.Errorf("the address of %s holds credentials: give them as a header instead", u.Host)
+	case u.RawQuery != "" || u.Fragment != "":
+		return nil, fmt.Errorf("%q has a query or fragment: want http://host:port", base)
+	}
+	u.Path = strings.TrimRight(u.Path, "/")
+	return u, nil
+}
