@@ -1,0 +1,150 @@
+package engine
+
+import "math/bits"
+
+// A block is one page of the KV cache.
+type block struct {
+	hash uint64 // of all tokens up to the end of the block; 0: not in the index
+	refs int32  // requests that hold it; 0: in the free list
+	// Neighbours in the free list, which is a ring through block 0.
+	prev, next int32
+	// Neighbours among blocks of the same hash, a ring of its own: requests
+	// that compute the same prefix at the same time each fill a block.
+	twinPrev, twinNext int32
+}
+
+// A pool is the KV cache: a free list in the order of eviction and an index of
+// blocks by hash. Block 0 is vLLM's null block; it is never given out and
+// serves as the ring's anchor.
+type pool struct {
+	blocks []block
+	free   int
+	index  map[uint64]int32 // hash to the oldest of its blocks
+	cached int              // blocks with a hash
+	share  bool             // prefix caching is on
+}
+
+func newPool(blocks int, share bool) *pool {
+	p := &pool{blocks: make([]block, blocks), free: blocks - 1, share: share}
+	for i := range p.blocks {
+		p.blocks[i] = block{prev: int32(i - 1), next: int32(i + 1)}
+	}
+	p.blocks[0].prev = int32(blocks - 1)
+	p.blocks[blocks-1].next = 0
+	if share {
+		p.index = make(map[uint64]int32, blocks)
+	}
+	return p
+}
+
+func (p *pool) usable() int { return len(p.blocks) - 1 }
+
+// link puts b into the free list behind at.
+func (p *pool) link(b, at int32) {
+	next := p.blocks[at].next
+	p.blocks[b].prev, p.blocks[b].next = at, next
+	p.blocks[at].next, p.blocks[next].prev = b, b
+	p.free++
+}
+
+func (p *pool) unlink(b int32) {
+	prev, next := p.blocks[b].prev, p.blocks[b].next
+	p.blocks[prev].next, p.blocks[next].prev = next, prev
+	p.free--
+}
+
+// take gives out the head of the free list, which must not be empty.
+func (p *pool) take() int32 {
+	b := p.blocks[0].next
+	p.unlink(b)
+	p.forget(b)
+	p.blocks[b].refs = 1
+	return b
+}
+
+// hold adds a reference to a block of the index.
+func (p *pool) hold(b int32) {
+	if p.blocks[b].refs == 0 {
+		p.unlink(b)
+	}
+	p.blocks[b].refs++
+}
+
+// release gives back the blocks of one request, the last first. What has a hash
+// goes to the tail of the free list to be found again as long as possible; what
+// has none goes to the head, keeping its order.
+func (p *pool) release(held []int32) {
+	at := int32(0)
+	for i := len(held) - 1; i >= 0; i-- {
+		b := held[i]
+		if p.blocks[b].refs--; p.blocks[b].refs > 0 {
+			continue
+		}
+		if p.blocks[b].hash != 0 {
+			p.link(b, p.blocks[0].prev)
+		} else {
+			p.link(b, at)
+			at = b
+		}
+	}
+}
+
+// find returns the block to share for a hash.
+func (p *pool) find(hash uint64) (int32, bool) {
+	b, ok := p.index[hash]
+	return b, ok
+}
+
+// remember enters a full block into the index.
+func (p *pool) remember(b int32, hash uint64) {
+	p.blocks[b].hash = hash
+	p.cached++
+	head, ok := p.index[hash]
+	if !ok {
+		p.index[hash] = b
+		p.blocks[b].twinPrev, p.blocks[b].twinNext = b, b
+		return
+	}
+	tail := p.blocks[head].twinPrev
+	p.blocks[b].twinPrev, p.blocks[b].twinNext = tail, head
+	p.blocks[tail].twinNext, p.blocks[head].twinPrev = b, b
+}
+
+// forget removes a block from the index, if it is there.
+func (p *pool) forget(b int32) {
+	h := p.blocks[b].hash
+	if h == 0 {
+		return
+	}
+	p.blocks[b].hash = 0
+	p.cached--
+	prev, next := p.blocks[b].twinPrev, p.blocks[b].twinNext
+	if next == b {
+		delete(p.index, h)
+		return
+	}
+	p.blocks[prev].twinNext, p.blocks[next].twinPrev = next, prev
+	if p.index[h] == b {
+		p.index[h] = next
+	}
+}
+
+// reset forgets every hash. It refuses while a block is held.
+func (p *pool) reset() bool {
+	if p.free != p.usable() {
+		return false
+	}
+	clear(p.index)
+	for i := range p.blocks {
+		p.blocks[i].hash = 0
+	}
+	p.cached = 0
+	return true
+}
+
+// mix folds a value into a running hash (the multiply-fold of wyhash). The hash
+// of a block is the running hash at its end, so it is chained by construction.
+func mix(h, v uint64) uint64 {
+	hi, lo := bits.Mul64(h^0x2d358dccaa6c78a5, v^0x8bb84b93962eacc9)
+	return hi ^ lo
+}
