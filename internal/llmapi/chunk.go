@@ -35,8 +35,9 @@ type Chunk struct {
 	// FinishMessage is what SGLang says of an abort; a view likewise.
 	FinishMessage []byte
 
-	// From "usage" or, without it, SGLang's "meta_info". In a stream Output is
-	// what the choice at Index has so far, or everything in the last block.
+	// From "usage" or, without it, SGLang's "meta_info" or llama.cpp's "timings".
+	// In a stream Output is what the choice at Index has so far, or everything in
+	// the last block.
 	Prompt, Output, Cached, Reasoning traceformat.Opt[int32]
 
 	// Error is true if the object reports an error; [ReadFault] says which.
@@ -94,9 +95,10 @@ type reply struct {
 	ids     traceformat.Opt[int32]
 	usage   usage
 	hasUse  bool
+	hasMeta bool
 	meta    metaInfo
-	vllm    struct{ queue, ttft, generation traceformat.Opt[float64] } // ms
-	prompt  traceformat.Opt[float64]                                   // llama.cpp, ms
+	metrics metrics
+	timings timings
 }
 
 type choices struct {
@@ -110,6 +112,15 @@ type choices struct {
 type finish struct{ reason, message []byte }
 
 type usage struct{ prompt, output, cached, reasoning traceformat.Opt[int32] }
+
+// metrics is vLLM's, in ms.
+type metrics struct{ queue, ttft, generation traceformat.Opt[float64] }
+
+// timings is llama.cpp's; it divides a prompt into what it reused and the rest.
+type timings struct {
+	promptMS              traceformat.Opt[float64]
+	cached, rest, predict traceformat.Opt[int32]
+}
 
 type metaInfo struct {
 	usage
@@ -136,38 +147,12 @@ func (r *reply) parse(p *parser) {
 		case "output_ids":
 			r.ids = p.ids()
 		case "meta_info":
+			r.hasMeta = p.peek() == '{'
 			r.meta.parse(p)
 		case "metrics":
-			r.vllm.queue, r.vllm.ttft, r.vllm.generation = traceformat.Opt[float64]{}, traceformat.Opt[float64]{}, traceformat.Opt[float64]{}
-			if !p.enter('{') {
-				p.skip()
-				continue
-			}
-			for k, ok := p.key(); ok; k, ok = p.key() {
-				switch string(k) {
-				case "queue_time_ms":
-					r.vllm.queue = p.float()
-				case "time_to_first_token_ms":
-					r.vllm.ttft = p.float()
-				case "generation_time_ms":
-					r.vllm.generation = p.float()
-				default:
-					p.skip()
-				}
-			}
+			r.metrics.parse(p)
 		case "timings":
-			r.prompt = traceformat.Opt[float64]{}
-			if !p.enter('{') {
-				p.skip()
-				continue
-			}
-			for k, ok := p.key(); ok; k, ok = p.key() {
-				if string(k) == "prompt_ms" {
-					r.prompt = p.float()
-				} else {
-					p.skip()
-				}
-			}
+			r.timings.parse(p)
 		default:
 			p.skip()
 		}
@@ -213,7 +198,7 @@ func (cs *choices) parse(p *parser) {
 		cs.index = c.index
 		cs.content = cs.content || c.text || c.delta || c.message
 		if c.ids.OK {
-			cs.ids = traceformat.Some(int32(min(int64(cs.ids.V)+int64(c.ids.V), math.MaxInt32)))
+			cs.ids = add(cs.ids, c.ids)
 		}
 		if len(c.finish.reason) > 0 {
 			cs.finish = c.finish
@@ -268,6 +253,11 @@ func (p *parser) index() int {
 func (p *parser) ids() (n traceformat.Opt[int32]) {
 	n.V, n.OK = p.elems()
 	return n
+}
+
+// add returns a + b, what is unknown taken for 0.
+func add(a, b traceformat.Opt[int32]) traceformat.Opt[int32] {
+	return traceformat.Some(int32(min(int64(a.V)+int64(b.V), math.MaxInt32)))
 }
 
 func (f *finish) parse(p *parser) {
@@ -367,6 +357,48 @@ func (m *metaInfo) parse(p *parser) {
 	}
 }
 
+func (m *metrics) parse(p *parser) {
+	*m = metrics{}
+	if !p.enter('{') {
+		p.skip()
+		return
+	}
+	for k, ok := p.key(); ok; k, ok = p.key() {
+		switch string(k) {
+		case "queue_time_ms":
+			m.queue = p.float()
+		case "time_to_first_token_ms":
+			m.ttft = p.float()
+		case "generation_time_ms":
+			m.generation = p.float()
+		default:
+			p.skip()
+		}
+	}
+}
+
+func (t *timings) parse(p *parser) {
+	*t = timings{}
+	if !p.enter('{') {
+		p.skip()
+		return
+	}
+	for k, ok := p.key(); ok; k, ok = p.key() {
+		switch string(k) {
+		case "prompt_ms":
+			t.promptMS = p.float()
+		case "cache_n":
+			t.cached = p.count()
+		case "prompt_n":
+			t.rest = p.count()
+		case "predicted_n":
+			t.predict = p.count()
+		default:
+			p.skip()
+		}
+	}
+}
+
 func (r *reply) fill(c *Chunk) {
 	c.Error = r.hasError || string(r.object) == "error"
 	c.Choices = r.choices.n
@@ -385,8 +417,14 @@ func (r *reply) fill(c *Chunk) {
 	}
 	c.FinishReason, c.FinishMessage = f.reason, f.message
 	u := r.meta.usage
-	if r.hasUse {
+	switch {
+	case r.hasUse:
 		u = r.usage
+	case !r.hasMeta:
+		u = usage{output: r.timings.predict, cached: r.timings.cached}
+		if r.timings.cached.OK && r.timings.rest.OK {
+			u.prompt = add(r.timings.cached, r.timings.rest)
+		}
 	}
 	c.Prompt, c.Output, c.Cached, c.Reasoning = u.prompt, u.output, u.cached, u.reasoning
 
@@ -396,16 +434,16 @@ func (r *reply) fill(c *Chunk) {
 	switch {
 	case r.meta.forward.OK && r.meta.prefilled.OK:
 		c.Prefill = span(traceformat.Some(r.meta.prefilled.V-r.meta.forward.V), time.Second)
-	case r.vllm.ttft.OK:
-		c.Prefill = span(r.vllm.ttft, time.Millisecond)
+	case r.metrics.ttft.OK:
+		c.Prefill = span(r.metrics.ttft, time.Millisecond)
 	default:
-		c.Prefill = span(r.prompt, time.Millisecond)
+		c.Prefill = span(r.timings.promptMS, time.Millisecond)
 	}
-	if r.vllm.queue.OK {
-		c.Queue = span(r.vllm.queue, time.Millisecond)
-		if prefill := span(r.vllm.ttft, time.Millisecond); c.Queue.OK && prefill.OK {
+	if r.metrics.queue.OK {
+		c.Queue = span(r.metrics.queue, time.Millisecond)
+		if prefill := span(r.metrics.ttft, time.Millisecond); c.Queue.OK && prefill.OK {
 			c.TTFT = traceformat.Some(c.Queue.V + prefill.V)
-			if decode := span(r.vllm.generation, time.Millisecond); decode.OK {
+			if decode := span(r.metrics.generation, time.Millisecond); decode.OK {
 				c.E2E = traceformat.Some(c.TTFT.V + decode.V)
 			}
 		}

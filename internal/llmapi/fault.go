@@ -102,7 +102,7 @@ func classify(status int, msg, kind string) string {
 		{"context_overflow", []string{"context length", "context size", "context window", "exceed_context_size", "context_length_exceeded", "input is too long", "prompt is too long"}},
 		{"out_of_vocab", []string{"out of vocabulary", "invalid tokens", "invalid token id", "out of range of the vocab"}},
 		{"model_not_found", []string{"model_not_found", "the model `", "model not found", "unknown model"}},
-		{"empty_prompt", []string{"at least one prompt", "non-empty", "cannot be empty", "should be provided", "prompt is empty"}},
+		{"empty_prompt", []string{"at least one prompt", "non-empty", "cannot be empty", "must not be empty", "should be provided", "prompt is empty"}},
 		{"max_tokens", []string{"max_tokens must be", "max_completion_tokens must be", "min_tokens must be", "min_new_tokens must be", "max_new_tokens must be"}},
 		{"bad_json", []string{"json_invalid", "json decode error", "parse error", "could not parse the json"}},
 		{"unknown_field", []string{"unknown field", "unrecognized request argument", "unknown parameter", "unsupported parameter", "extra_forbidden", "extra inputs are not permitted"}},
