@@ -32,7 +32,10 @@ type exchange struct {
 	dec    backends.Decoder
 	worker *worker
 
-	call      wire.Call
+	flight    wire.Call
+	children  []*turn // that wait for the answer
+	user      *user   // of a closed loop
+	digest    int64
 	attempts  int
 	timeout   atomic.Int32  // index into timeoutErrors of why it was hung up
 	lastRead  atomic.Int64  // clock reading, for the idle timeout
@@ -84,6 +87,14 @@ const (
 )
 
 var timeoutErrors = [...]string{firstTokenTimeout: "first_token_timeout", idleTimeout: "idle_timeout", totalTimeout: "total_timeout", interrupted: "interrupted"}
+
+// reschedule sets when x is due, in run time.
+func (x *exchange) reschedule(due time.Duration) { x.due, x.row.Arrival = due, due }
+
+// call is x in the terms of its backend, without the prompt.
+func (x *exchange) call() *backends.Call {
+	return &backends.Call{ID: requestID(&x.row), MaxTokens: x.output, N: int(max(1, x.row.N.Or(1))), Stream: x.row.Stream.Or(true)}
+}
 
 // Conn implements wire.Sink.
 func (x *exchange) Conn(at time.Duration, reused bool) {
@@ -260,6 +271,8 @@ func (x *exchange) finish(stream bool) {
 	if x.attempts > 1 {
 		x.row.Extra = withRetries(x.row.Extra, x.attempts-1)
 	}
+	o.PromptDigest = traceformat.Some(x.digest)
+	x.run.answered(x, x.closeAt-zero)
 	x.run.record(x)
 }
 
@@ -342,7 +355,7 @@ func (x *exchange) retry(o *traceformat.Outcome) bool {
 // reset prepares x for another attempt.
 func (x *exchange) reset() {
 	x.row.Outcome = traceformat.Outcome{}
-	x.dec = x.run.newDecoder(x)
+	x.dec = x.run.Backend.NewDecoder(x.call())
 	x.head, x.headAt, x.closed, x.err = wire.Head{}, 0, false, nil
 	x.sse, x.body, x.firstAny, x.inexact, x.decErr = llmapi.SSE{}, x.body[:0], 0, false, nil
 }

@@ -30,6 +30,9 @@ type Options struct {
 	Speedup     float64 `json:"speedup"`       // 0 means 1
 	MaxInFlight int     `json:"max_in_flight"` // requests beyond it are shed, 0: unlimited
 
+	Sessions    SessionPolicy `json:"sessions"`    // what turns wait for, empty means recorded
+	Concurrency int           `json:"concurrency"` // closed loop: this many sessions at a time in place of arrivals
+
 	TooLong Policy `json:"too_long"` // rows beyond the model's context
 	Missing Policy `json:"missing"`  // rows whose lengths are unknown: fail or skip
 	MaxLen  int    `json:"max_model_len"`
@@ -47,7 +50,7 @@ type Options struct {
 // Defaults are the options of a plain `replay trace.parquet`.
 func Defaults() Options {
 	return Options{
-		Seed: 1, Loop: 1, Speedup: 1, TooLong: Fail, Missing: Fail,
+		Seed: 1, Loop: 1, Speedup: 1, Sessions: SessionsRecorded, TooLong: Fail, Missing: Fail,
 		FirstTokenTimeout: 5 * time.Minute, IdleTimeout: 5 * time.Minute, TotalTimeout: time.Hour,
 		Grace: 30 * time.Second,
 	}
@@ -71,6 +74,17 @@ func (o *Options) Validate() error {
 	}
 	if o.Duration > 0 && o.Warmup >= o.Duration {
 		bad("--warmup %v leaves nothing of --duration %v to measure", o.Warmup, o.Duration)
+	}
+	if o.Concurrency < 0 {
+		bad("--concurrency is %d, want at least 1", o.Concurrency)
+	}
+	switch o.Sessions {
+	case SessionsRecorded, SessionsThink, SessionsBoth:
+	default:
+		bad("--sessions is %q, want recorded, think or both", o.Sessions)
+	}
+	if o.Concurrency > 0 && o.Sessions == SessionsBoth {
+		bad("--concurrency has no recorded times to wait for: use --sessions think for the recorded pauses, or none")
 	}
 	switch o.TooLong {
 	case Fail, Clip, Skip:

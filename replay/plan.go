@@ -43,6 +43,7 @@ type Plan struct {
 
 	source  Source
 	prompts *prompts
+	talks   *conversations // nil where no turn waits
 }
 
 // An item is one row of the plan.
@@ -63,6 +64,7 @@ const defaultVocab = 32000
 type Target struct {
 	MaxLen    int  // prompt and answer together, 0: unknown
 	VocabSize int  // ids below are safe to send, 0: unknown
+	MinID     int  // ids from here on are ordinary, 0: unknown
 	Text      bool // prompts go as text
 }
 
@@ -85,11 +87,14 @@ func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 	if vocab < 16 {
 		return nil, fmt.Errorf("a vocabulary of %d tokens is too small to make prompts of", vocab)
 	}
-	p := &Plan{Options: o, MaxLen: maxLen, Vocab: vocabulary(vocab), Skipped: map[string]int64{}, source: src}
+	p := &Plan{Options: o, MaxLen: maxLen, Vocab: vocabulary(vocab, t.MinID), Skipped: map[string]int64{}, source: src}
 	if t.Text {
 		p.Vocab = Vocabulary{Size: uint32(len(words))}
 	}
 
+	if o.Sessions != SessionsRecorded || o.Concurrency > 0 {
+		p.talks = newConversations()
+	}
 	var long, missing notes
 	var last time.Duration
 	var rate rateCounter
@@ -110,6 +115,11 @@ func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 		rate.add(it.due)
 		digestRow(digest, it)
 		p.prompts.learn(&it.row.Request, it.prompt)
+		if p.talks != nil {
+			if err := p.talks.add(it); err != nil {
+				return nil, err
+			}
+		}
 	}
 	if long.total > 0 && o.TooLong == Fail {
 		return nil, &PlanError{
@@ -126,6 +136,15 @@ func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 	}
 	if one == 0 {
 		return nil, p.nothing()
+	}
+	if p.talks != nil {
+		if silent := &p.talks.silent; silent.total > 0 && o.Sessions == SessionsThink {
+			return nil, &PlanError{
+				Reason: "are turns whose pause the trace does not say", Rows: silent.rows, Total: silent.total,
+				Hint: "--sessions both waits for the answer and the recorded time",
+			}
+		}
+		p.talks.planned()
 	}
 	p.prompts.learned()
 	p.Forced = p.prompts.forced
@@ -170,11 +189,15 @@ func (p *Plan) scale(d time.Duration) time.Duration {
 	return time.Duration(math.Round(float64(d) / p.Options.Speedup))
 }
 
-// items yields the plan in the order of sending.
+// items yields what the schedule sends, in order: all of the plan but the turns
+// that wait for answers.
 func (p *Plan) items() iter.Seq2[*item, error] {
 	return func(yield func(*item, error) bool) {
 		for n := range p.Options.Loop {
 			for it, err := range p.lap(int32(n), nil, nil) {
+				if err == nil && p.talks != nil && p.talks.is[it.row.ID] {
+					continue
+				}
 				if !yield(it, err) || err != nil {
 					return
 				}

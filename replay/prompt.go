@@ -16,12 +16,14 @@ type Vocabulary struct {
 	Size uint32 // number of ids used, from Low
 }
 
-// vocabulary picks the ids to use of a model with n tokens. The first ids are
-// bytes and special tokens in every common tokenizer, and the last ones of
-// larger vocabularies are reserved or media tokens.
-func vocabulary(n int) Vocabulary {
-	low := uint32(min(1000, n/4))
-	return Vocabulary{Low: low, Size: uint32(n) - low}
+// vocabulary picks the ids to use of a model whose tokens below n are safe and
+// from minID on ordinary. Where the server does not say which are, the first
+// thousand are left out: bytes and special tokens in every common tokenizer.
+func vocabulary(n, minID int) Vocabulary {
+	if minID <= 0 || minID >= n {
+		minID = min(1000, n/4)
+	}
+	return Vocabulary{Low: uint32(minID), Size: uint32(n - minID)}
 }
 
 // prompts writes the token-id prompt of every row: equal recorded prefixes

@@ -30,8 +30,8 @@ type Config struct {
 	// Options.Grace to end. Cancelling the context stops at once.
 	Drain <-chan struct{}
 
-	// sleep waits until a clock reading; tests under a faked clock replace it.
-	sleep func(until time.Duration)
+	// newAlarm makes the pacer's alarm; tests under a faked clock replace it.
+	newAlarm func() (alarm, error)
 }
 
 // Progress may be read while the run goes on.
@@ -71,16 +71,16 @@ type Stats struct {
 	WarmError   string        `json:"warm_error,omitempty"` // connections could not be opened ahead
 }
 
-// Bounds of the look-ahead: how many requests, and how many bytes of bodies,
-// are encoded before their time.
-const (
-	aheadRequests = 512
-	aheadBytes    = 32 << 20
-)
-
 // lead is the time between the end of preparations and the first send. It
 // covers the look-ahead filling up.
 const lead = 200 * time.Millisecond
+
+// An alarm is what the pacer sleeps on: see clock.Alarm.
+type alarm interface {
+	SleepUntil(time.Duration)
+	Wake()
+	Close()
+}
 
 type run struct {
 	Config
@@ -89,9 +89,11 @@ type run struct {
 	start    time.Duration // clock reading of the run's zero
 
 	workers []*worker
+	encoded atomic.Int64
 	records chan *exchange
 	flying  sync.WaitGroup // exchanges that Record has not seen
-	budget  byteBudget
+	queue   *queue
+	waker   atomic.Pointer[alarm]
 
 	mu     sync.Mutex
 	live   []*exchange   // for timeouts; swept of the finished ones
@@ -105,19 +107,26 @@ type run struct {
 // valid in any case.
 func (p *Plan) Run(ctx context.Context, c Config) (*Stats, error) {
 	r := &run{Config: c, plan: p, progress: c.Progress, records: make(chan *exchange, 1024), halted: make(chan struct{})}
-	r.halt = sync.OnceFunc(func() { close(r.halted) })
+	r.queue = newQueue(r.wakePacer, p.Options.Concurrency)
+	r.halt = sync.OnceFunc(func() {
+		close(r.halted)
+		r.queue.halt()
+	})
 	if r.progress == nil {
 		r.progress = &Progress{}
 	}
-	if r.sleep == nil {
-		r.sleep = clock.SleepUntil
+	if r.newAlarm == nil {
+		r.newAlarm = func() (alarm, error) { return clock.NewAlarm() }
 	}
-	r.budget.init(aheadBytes)
 	stats := &Stats{}
 
 	// As many connections as the busiest second opens at most. Opening them
 	// inside a burst is what costs.
-	if err := c.Client.Warm(int(min(p.PeakRate, maxWarm))); err != nil {
+	warm := min(p.PeakRate, maxWarm)
+	if p.Options.Concurrency > 0 {
+		warm = int64(p.Options.Concurrency)
+	}
+	if err := c.Client.Warm(int(warm)); err != nil {
 		stats.WarmError = wireClass(err)
 	}
 
@@ -135,16 +144,15 @@ func (p *Plan) Run(ctx context.Context, c Config) (*Stats, error) {
 	stopped, stop := context.WithCancel(context.Background())
 	background.Go(func() { r.watch(ctx, stopped) })
 
-	ahead := make(chan *exchange, aheadRequests)
-	preparing := make(chan struct{})
-	go func() {
-		defer close(preparing)
-		defer close(ahead)
-		r.prepare(ahead)
-	}()
 	// The first bodies are ready before the clock starts.
+	prepared := make(chan struct{})
+	go func() {
+		defer close(prepared)
+		defer r.queue.end()
+		r.prepare()
+	}()
 	select {
-	case <-preparing:
+	case <-prepared:
 	case <-time.After(lead):
 	case <-r.halted:
 	}
@@ -152,19 +160,12 @@ func (p *Plan) Run(ctx context.Context, c Config) (*Stats, error) {
 	stats.StartedAt = time.Now().Add(lead)
 	r.progress.started.Store(int64(r.start))
 
-	paced := make(chan struct{})
-	go func() {
-		defer close(paced)
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		r.pace(ahead)
-	}()
-	<-paced
-	r.budget.close()
-	<-preparing
-	for x := range ahead {
-		r.budget.release(len(x.req.Body))
+	paced := make(chan error)
+	go func() { paced <- r.pace() }()
+	if err := <-paced; err != nil {
+		r.fail(err)
 	}
+	<-prepared
 	r.flying.Wait()
 	stats.Elapsed = clock.Now() - r.start
 	for _, w := range r.workers {
@@ -189,42 +190,74 @@ func (p *Plan) Run(ctx context.Context, c Config) (*Stats, error) {
 // maxWarm bounds the connections opened ahead.
 const maxWarm = 4096
 
-// prepare reads the trace and encodes what is to be sent, in order.
-func (r *run) prepare(ahead chan<- *exchange) {
-	var ids []uint32
-	var text textWriter
-	seq := 0
+// prepare reads the trace and encodes what the schedule sends, in order.
+func (r *run) prepare() {
+	var e encoder
 	for it, err := range r.plan.items() {
 		if err != nil {
 			r.fail(err)
 			return
 		}
-		x := &exchange{run: r, prompt: it.prompt, output: it.output, due: it.due}
-		x.row.Request = it.row.Clone().Request
-		x.row.Lap = it.lap
-		x.row.Arrival = it.due
-		x.worker = r.workers[seq%len(r.workers)]
-		seq++
-		ids = r.plan.prompts.append(ids[:0], &x.row.Request, it.prompt, it.lap)
-		call := backends.Call{ID: requestID(&x.row), MaxTokens: it.output, N: int(max(1, it.row.N.Or(1))), Stream: it.row.Stream.Or(true)}
-		if r.Backend.TokenIDs() {
-			call.PromptIDs = ids
-		} else {
-			call.Text = text.write(ids)
+		x := r.encode(&e, it.row.Clone(), it.lap, it.prompt, it.output)
+		x.reschedule(it.due)
+		if r.plan.Options.Concurrency > 0 {
+			x.user = &user{}
+			x.user.open.Store(1 + int64(len(x.children)))
 		}
-		x.row.PromptDigest = traceformat.Some(promptDigest(ids, call.Text))
-		x.req.Method = "POST"
-		x.req.Path, x.req.Body = r.Backend.Encode(make([]byte, 0, 512+6*it.prompt), &call)
-		x.req.Header = append(r.Header[:len(r.Header):len(r.Header)], wire.Field{Name: "X-Request-Id", Value: call.ID})
-		x.dec = r.Backend.NewDecoder(&call)
-		if !r.budget.take(len(x.req.Body)) {
+		if !r.queue.push(x) {
 			return
 		}
-		select {
-		case ahead <- x:
-		case <-r.halted:
-			return
+	}
+}
+
+// An encoder holds what encoding one request after another reuses.
+type encoder struct {
+	ids  []uint32
+	text textWriter
+}
+
+// encode makes the exchange of a row, which it keeps.
+func (r *run) encode(e *encoder, row *traceformat.Row, lap int32, prompt, output int) *exchange {
+	x := &exchange{run: r, prompt: prompt, output: output}
+	x.row.Request = row.Request
+	x.row.Lap = lap
+	x.worker = r.workers[int(r.encoded.Add(1))%len(r.workers)]
+	if r.plan.talks != nil {
+		x.children = r.plan.talks.turns[row.ID]
+		for range x.children {
+			r.queue.park()
 		}
+	}
+	e.ids = r.plan.prompts.append(e.ids[:0], &x.row.Request, prompt, lap)
+	call := x.call()
+	if r.Backend.TokenIDs() {
+		call.PromptIDs = e.ids
+	} else {
+		call.Text = e.text.write(e.ids)
+	}
+	x.digest = promptDigest(e.ids, call.Text)
+	x.req.Method = "POST"
+	x.req.Path, x.req.Body = r.Backend.Encode(make([]byte, 0, 512+6*prompt), call)
+	x.req.Header = append(r.Header[:len(r.Header):len(r.Header)], wire.Field{Name: "X-Request-Id", Value: call.ID})
+	x.dec = r.Backend.NewDecoder(call)
+	return x
+}
+
+// answered releases the turns that waited for x.
+func (r *run) answered(x *exchange, at time.Duration) {
+	if len(x.children) > 0 && !r.stopping() {
+		var e encoder
+		for _, t := range x.children {
+			y := r.encode(&e, t.row.Clone(), x.row.Lap, t.prompt, t.output)
+			y.reschedule(r.plan.due(t, x.row.Lap, at))
+			if y.user = x.user; y.user != nil {
+				y.user.open.Add(int64(len(y.children)))
+			}
+			r.queue.release(y)
+		}
+	}
+	if x.user != nil && x.user.open.Add(-1) == 0 {
+		r.queue.leave()
 	}
 }
 
@@ -233,52 +266,46 @@ func requestID(row *traceformat.Row) string {
 	return "reprise-" + strconv.Itoa(int(row.Lap)) + "-" + strconv.FormatInt(row.ID, 10)
 }
 
-func (r *run) newDecoder(x *exchange) backends.Decoder {
-	return r.Backend.NewDecoder(&backends.Call{ID: requestID(&x.row), MaxTokens: x.output, N: int(max(1, x.row.N.Or(1))), Stream: x.row.Stream.Or(true)})
+func (r *run) wakePacer() {
+	if a := r.waker.Load(); a != nil {
+		(*a).Wake()
+	}
 }
 
-// nap bounds one sleep of the pacer, so that it sees a halt soon.
-const nap = 100 * time.Millisecond
-
-// pace sends each request at its time. It is the only goroutine that does.
-func (r *run) pace(ahead <-chan *exchange) {
+// pace sends each request at its time. It is the only goroutine that does, but
+// for retries.
+func (r *run) pace() error {
+	a, err := r.newAlarm()
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	r.waker.Store(&a)
+	defer r.waker.Store(nil)
 	for {
-		var x *exchange
-		select {
-		case <-r.halted:
-			return
-		case next, ok := <-ahead:
-			if !ok {
-				return
-			}
-			x = next
+		x, at, over := r.queue.next(r.start)
+		switch {
+		case over:
+			return nil
+		case x == nil:
+			a.SleepUntil(at)
+		default:
+			r.launch(x)
 		}
-		due := r.start + x.due
-		for now := clock.Now(); now < due; now = clock.Now() {
-			r.sleep(min(due, now+nap))
-			select {
-			case <-r.halted:
-				r.budget.release(len(x.req.Body))
-				return
-			default:
-			}
-		}
-		r.launch(x)
 	}
 }
 
 func (r *run) launch(x *exchange) {
 	x.wake = clock.Now()
 	r.flying.Add(1)
-	r.budget.release(len(x.req.Body))
 	if limit := int64(r.plan.Options.MaxInFlight); limit > 0 && r.progress.inFlight.Load() >= limit {
 		// Waiting for a place would let a slow server slow the schedule and
 		// hide the very stall that is measured. Shed, and say so.
 		r.progress.shed.Add(1)
 		o := &x.row.Outcome
-		digest := o.PromptDigest
-		*o = traceformat.Outcome{Result: traceformat.ResultShed, Error: "max_in_flight", PromptDigest: digest}
+		o.Result, o.Error = traceformat.ResultShed, "max_in_flight"
 		o.Scheduled, o.Wake = traceformat.Some(x.due), traceformat.Some(x.wake-r.start)
+		r.answered(x, x.wake-r.start)
 		r.record(x)
 		return
 	}
@@ -297,7 +324,7 @@ func (r *run) send(x *exchange) {
 	x.lastRead.Store(int64(clock.Now()))
 	call := r.Client.Start(&x.req, x)
 	x.mu.Lock()
-	x.call = call
+	x.flight = call
 	x.mu.Unlock()
 	if x.timeout.Load() != noTimeout {
 		call.Abort() // it was given up between two attempts
@@ -307,9 +334,7 @@ func (r *run) send(x *exchange) {
 // resend sends x once more, after a pause that grows with the attempts.
 func (r *run) resend(x *exchange) {
 	r.progress.retries.Add(1)
-	digest := x.row.PromptDigest
 	x.reset()
-	x.row.PromptDigest = digest
 	pause := min(100*time.Millisecond<<min(x.attempts-1, 10), 10*time.Second)
 	time.AfterFunc(pause, func() {
 		if r.stopping() {
@@ -423,47 +448,10 @@ func (r *run) expire(all bool) {
 	r.mu.Unlock()
 	for _, x := range victims {
 		x.mu.Lock()
-		call := x.call
+		call := x.flight
 		x.mu.Unlock()
 		if call != nil {
 			call.Abort()
 		}
 	}
-}
-
-// A byteBudget bounds the bytes of bodies that wait for their time.
-type byteBudget struct {
-	mu     sync.Mutex
-	freed  sync.Cond
-	free   int
-	size   int
-	closed bool
-}
-
-func (b *byteBudget) init(n int) { b.free, b.size = n, n; b.freed.L = &b.mu }
-
-// take waits until n bytes are free. A body larger than the whole budget waits
-// until it is alone. It returns false once the budget is closed.
-func (b *byteBudget) take(n int) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for b.free < min(n, b.size) && !b.closed {
-		b.freed.Wait()
-	}
-	b.free -= n
-	return !b.closed
-}
-
-func (b *byteBudget) release(n int) {
-	b.mu.Lock()
-	b.free += n
-	b.freed.Signal()
-	b.mu.Unlock()
-}
-
-func (b *byteBudget) close() {
-	b.mu.Lock()
-	b.closed = true
-	b.freed.Broadcast()
-	b.mu.Unlock()
 }

@@ -102,8 +102,10 @@ type fakeClient struct {
 	wg     sync.WaitGroup
 }
 
-func (f *fakeClient) Warm(int) error { return nil }
-func (f *fakeClient) Close()         { f.wg.Wait() }
+func (f *fakeClient) Warm(int) error    { return nil }
+func (f *fakeClient) Kind() string      { return "fake" }
+func (f *fakeClient) Stats() wire.Stats { return wire.Stats{} }
+func (f *fakeClient) Close()            { f.wg.Wait() }
 
 type fakeCall struct{ abort context.CancelFunc }
 
@@ -157,6 +159,25 @@ func (f *fakeClient) Start(req *wire.Request, sink wire.Sink) wire.Call {
 	return fakeCall{cancel}
 }
 
+// A bubbleAlarm sleeps in a bubble's time.
+type bubbleAlarm struct{ wake chan struct{} }
+
+func newBubbleAlarm() (alarm, error) { return &bubbleAlarm{make(chan struct{}, 1)}, nil }
+func (a *bubbleAlarm) Close()        {}
+func (a *bubbleAlarm) Wake() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (a *bubbleAlarm) SleepUntil(t time.Duration) {
+	select {
+	case <-time.After(t - clock.Now()):
+	case <-a.wake:
+	}
+}
+
 // play runs a trace in a bubble and returns the rows in order of arrival.
 func play(t *testing.T, trace *rowsOf, o Options, f *fakeClient, edit func(*Config)) ([]traceformat.Row, *Stats, error) {
 	t.Helper()
@@ -167,8 +188,8 @@ func play(t *testing.T, trace *rowsOf, o Options, f *fakeClient, edit func(*Conf
 	var rows []traceformat.Row
 	c := Config{
 		Backend: lineBackend{}, Client: f,
-		Record: func(r *traceformat.Row) error { rows = append(rows, *r.Clone()); return nil },
-		sleep:  func(until time.Duration) { time.Sleep(until - clock.Now()) },
+		Record:   func(r *traceformat.Row) error { rows = append(rows, *r.Clone()); return nil },
+		newAlarm: newBubbleAlarm,
 	}
 	if edit != nil {
 		edit(&c)
@@ -349,7 +370,7 @@ func TestRunCancelStopsAtOnce(t *testing.T) {
 				}
 				return nil
 			},
-			sleep: func(until time.Duration) { time.Sleep(until - clock.Now()) },
+			newAlarm: newBubbleAlarm,
 		})
 		if !errors.Is(err, context.Canceled) || int64(n) != stats.Sent || n < 9 || n > 11 {
 			t.Errorf("err = %v, %d rows, stats = %+v; want about 10 rows", err, n, stats)

@@ -1,7 +1,7 @@
 // Package clock reads and waits on CLOCK_MONOTONIC, the one time axis of a run.
 //
-// Go's own timers wake 0.6 to 1.4 ms late on a busy machine; a locked thread in
-// clock_nanosleep with an absolute deadline wakes 0.08 to 0.16 ms late. Readings
+// Go's own timers wake 0.6 to 1.4 ms late on a busy machine; a locked thread in the kernel's
+// high-resolution sleep ([Alarm]) wakes within a tenth of that. Readings
 // are plain durations since an arbitrary origin (boot, on Linux), so that stamps
 // taken by different goroutines and by the pacer subtract exactly.
 package clock

@@ -1,6 +1,9 @@
 package clock
 
 import (
+	"fmt"
+	"runtime"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,11 +17,54 @@ func monotonic() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// SleepUntil blocks the calling thread until t. Lock the goroutine to its
-// thread first (runtime.LockOSThread), or the runtime may hand the wake-up to
-// another one. It does not return early.
-func SleepUntil(t time.Duration) {
-	ts := unix.NsecToTimespec(int64(t))
-	for unix.ClockNanosleep(unix.CLOCK_MONOTONIC, unix.TIMER_ABSTIME, &ts, nil) == unix.EINTR {
+// An Alarm waits for deadlines on a thread of its own, and can be woken before.
+// It sleeps in ppoll, whose timeout the kernel keeps with a high-resolution
+// timer; the thread's timer slack (50 µs by default, by which the kernel may
+// delay any sleep to save wake-ups) is switched off.
+type Alarm struct {
+	wake   int // an eventfd
+	mu     sync.Mutex
+	closed bool
+}
+
+// NewAlarm locks the calling goroutine to its thread until Close.
+func NewAlarm() (*Alarm, error) {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("eventfd: %w", err)
 	}
+	runtime.LockOSThread()
+	// Not fatal: without it, every sleep is up to 50 µs longer.
+	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
+	return &Alarm{wake: fd}, nil
+}
+
+// SleepUntil blocks until t, or until Wake is called. It may return early; it
+// does so for every Wake since the last call.
+func (a *Alarm) SleepUntil(t time.Duration) {
+	fds := [1]unix.PollFd{{Fd: int32(a.wake), Events: unix.POLLIN}}
+	ts := unix.NsecToTimespec(int64(max(0, t-Now())))
+	if n, _ := unix.Ppoll(fds[:], &ts, nil); n > 0 {
+		var b [8]byte
+		_, _ = unix.Read(a.wake, b[:])
+	}
+}
+
+// Wake ends the current or the next SleepUntil. Any goroutine may call it.
+func (a *Alarm) Wake() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.closed {
+		_, _ = unix.Write(a.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	}
+}
+
+// Close is called by the goroutine that made a.
+func (a *Alarm) Close() {
+	a.mu.Lock()
+	a.closed = true
+	unix.Close(a.wake)
+	a.mu.Unlock()
+	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 0, 0, 0, 0) // back to the default
+	runtime.UnlockOSThread()
 }
