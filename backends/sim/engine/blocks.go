@@ -72,9 +72,8 @@ func (p *pool) hold(b int32) {
 
 // release gives back the blocks of one request, the last first. What has a hash
 // goes to the tail of the free list to be found again as long as possible; what
-// has none goes to the head, keeping its order.
+// has none goes to the head.
 func (p *pool) release(held []int32) {
-	at := int32(0)
 	for i := len(held) - 1; i >= 0; i-- {
 		b := held[i]
 		if p.blocks[b].refs--; p.blocks[b].refs > 0 {
@@ -83,8 +82,7 @@ func (p *pool) release(held []int32) {
 		if p.blocks[b].hash != 0 {
 			p.link(b, p.blocks[0].prev)
 		} else {
-			p.link(b, at)
-			at = b
+			p.link(b, 0)
 		}
 	}
 }

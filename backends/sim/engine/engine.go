@@ -353,24 +353,7 @@ func (e *Engine) Step(now time.Duration) (d time.Duration, ok bool) {
 		e.queue.push(r)
 	}
 
-	clear(e.batch) // let go of ended requests
-	e.batch = e.batch[:0]
-	var l load
-	switch e.cfg.Batching {
-	case Static:
-		l = e.stepStatic(now)
-	case PrefillFirst:
-		e.admit(now, e.cfg.MaxBatchedTokens, false)
-		if len(e.batch) == 0 {
-			e.continueRunning(e.cfg.MaxBatchedTokens)
-		}
-		l = e.load()
-	default:
-		if left, preempted := e.continueRunning(e.cfg.MaxBatchedTokens); !preempted {
-			e.admit(now, left, true)
-		}
-		l = e.load()
-	}
+	l := e.schedule(now)
 	if l.seqs == 0 {
 		return 0, false
 	}
@@ -381,6 +364,34 @@ func (e *Engine) Step(now time.Duration) (d time.Duration, ok bool) {
 	e.stats.Steps++
 	e.stats.ComputedTokens += uint64(l.tokens)
 	return e.cfg.Cost.of(l), true
+}
+
+// schedule fills the batch.
+func (e *Engine) schedule(now time.Duration) load {
+	for {
+		clear(e.batch) // let go of ended requests
+		e.batch = e.batch[:0]
+		preempted := false
+		switch e.cfg.Batching {
+		case Static:
+			return e.stepStatic(now)
+		case PrefillFirst:
+			e.admit(now, e.cfg.MaxBatchedTokens, false)
+			if len(e.batch) == 0 {
+				_, preempted = e.continueRunning(e.cfg.MaxBatchedTokens)
+			}
+		default:
+			var left int
+			if left, preempted = e.continueRunning(e.cfg.MaxBatchedTokens); !preempted {
+				e.admit(now, left, true)
+			}
+		}
+		// By priority, the first of the running may have to give way to itself.
+		// vLLM then makes an empty pass, which takes no time to speak of.
+		if len(e.batch) > 0 || !preempted {
+			return e.load()
+		}
+	}
 }
 
 func (e *Engine) load() load {
