@@ -15,7 +15,7 @@ import (
 // offers:
 //
 //  1. the running count of its choice (vLLM's and SGLang's continuous usage,
-//     SGLang's meta_info), less what the choice had before;
+//     SGLang's meta_info, llama.cpp's timings), less what the choice had before;
 //  2. its token ids, where they are asked for;
 //  3. one, if there is content. Such events are not Exact. A usage block that
 //     ends the stream, on its own or beside the finish reason as llama.cpp has
@@ -38,7 +38,7 @@ type decoder struct {
 
 type choice struct {
 	tokens  int32 // so far
-	exact   bool  // none of them was guessed
+	exact   bool  // tokens is the server's own count
 	guessed bool  // an event was taken for a token
 }
 
@@ -70,9 +70,9 @@ func (d *decoder) Event(data []byte) (Event, error) {
 	ch := d.choice(c.Index)
 	switch {
 	case c.Output.OK && ch.guessed && len(c.FinishReason) > 0:
-		// Usage appears at the end alone: this is the total, and what it has on
-		// top of the events did not come in this one.
-		d.total = c.Output
+		// Usage appears at the end alone: this is the choice's total, and what it
+		// has on top of the events did not come in this one.
+		ch.tokens, ch.exact = c.Output.V, true
 		if c.Content {
 			return Event{Tokens: 1}, nil
 		}
@@ -92,7 +92,7 @@ func (d *decoder) Event(data []byte) (Event, error) {
 		ch.tokens += min(1, math.MaxInt32-ch.tokens)
 		return Event{Tokens: 1}, nil
 	default: // a role, an empty delta, or a character that is not complete
-		return Event{}, nil
+		return Event{Exact: !ch.guessed}, nil
 	}
 }
 
@@ -216,13 +216,13 @@ func (d *decoder) bad(class string, err error) error {
 func (d *decoder) Result() Result {
 	r := d.res
 	r.OutputTokens = d.total
-	if !d.total.OK && d.one.exact {
-		sum := int64(d.one.tokens)
-		for _, c := range d.others {
-			if sum += int64(c.tokens); !c.exact {
-				return r
-			}
-		}
+	sum, exact := int64(d.one.tokens), d.one.exact
+	for _, c := range d.others {
+		sum, exact = sum+int64(c.tokens), exact && c.exact
+	}
+	// llama.cpp's last block counts one choice of several: the sum of the
+	// running counts is the better total then. Elsewhere the two agree.
+	if exact && (!d.total.OK || sum > int64(d.total.V)) {
 		r.OutputTokens = traceformat.Some(int32(min(sum, math.MaxInt32)))
 	}
 	return r

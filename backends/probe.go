@@ -102,7 +102,7 @@ type Model struct {
 	Parent  *string `json:"parent"`
 	MaxLen  int     `json:"max_model_len"`
 	Meta    struct {
-		Vocab int `json:"n_vocab"`
+		Context int `json:"n_ctx"` // of one slot
 	} `json:"meta"` // llama.cpp
 }
 

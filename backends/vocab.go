@@ -70,12 +70,15 @@ var samples = [...]string{
 }
 
 // tokenized returns the range of ids that /tokenize gives for the samples, 0, 0
-// if there is none. Both vLLM and SGLang have the endpoint.
+// if there is none. vLLM and SGLang take the text as prompt, llama.cpp as
+// content; neither minds the other.
 func (c Config) tokenized(ctx context.Context, model string) (lo, hi int, err error) {
 	lo = -1
 	for _, s := range samples {
 		b := append([]byte(`{"model":`), llmapi.AppendString(nil, model)...)
-		b = append(llmapi.AppendString(append(b, `,"prompt":`...), s), `,"add_special_tokens":false}`...)
+		b = llmapi.AppendString(append(b, `,"prompt":`...), s)
+		b = llmapi.AppendString(append(b, `,"content":`...), s)
+		b = append(b, `,"add_special_tokens":false}`...)
 		var r struct {
 			Tokens []uint32 `json:"tokens"`
 		}

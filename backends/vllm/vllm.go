@@ -160,7 +160,8 @@ func labels(m map[string]string, metrics, prefix string) {
 	if !ok {
 		return
 	}
-	for {
+	rest, _, _ = strings.Cut(rest, "\n") // one within a value is escaped
+	for !strings.HasPrefix(rest, "}") {
 		name, after, ok := strings.Cut(rest, `="`)
 		if !ok {
 			return

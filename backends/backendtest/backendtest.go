@@ -1,0 +1,280 @@
+// Package backendtest holds what the tests of all backends share: tables of
+// recordings, and a client for engines that run.
+package backendtest
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"reprise/backends"
+	"reprise/internal/llmapi"
+	"reprise/internal/llmapi/fixture"
+)
+
+// A Case says what the recording File must decode to.
+type Case struct {
+	File   string
+	N      int    // choices that were asked for; 0 is 1
+	Tokens string // of each event, as fmt prints them; of a body, one number
+	Exact  bool   // all events
+	Result string // as Summary prints it
+}
+
+// Summary prints the parts of a result that are known and no clocks:
+// "prompt 4 output 16 cached 0 length", and an error with the server's words.
+func Summary(r backends.Result) string {
+	var parts []string
+	add := func(name string, v int32, ok bool) {
+		if ok {
+			parts = append(parts, fmt.Sprintf("%s %d", name, v))
+		}
+	}
+	add("prompt", r.PromptTokens.V, r.PromptTokens.OK)
+	add("output", r.OutputTokens.V, r.OutputTokens.OK)
+	add("cached", r.CachedTokens.V, r.CachedTokens.OK)
+	add("reasoning", r.ReasoningTokens.V, r.ReasoningTokens.OK)
+	if r.FinishReason != "" {
+		parts = append(parts, r.FinishReason)
+	}
+	if r.Error != "" {
+		parts = append(parts, "error "+r.Error+": "+r.Message)
+	}
+	return strings.Join(parts, " ")
+}
+
+// Recordings decodes the recordings of testdata and compares. Every file must
+// have a case, or be among others, which are no answers to a Call.
+func Recordings(t *testing.T, cases []Case, others ...string) {
+	t.Helper()
+	seen := append(slices.Clone(others), "README.md")
+	for _, tt := range cases {
+		seen = append(seen, tt.File)
+		t.Run(tt.File, func(t *testing.T) {
+			x := fixture.Read(t, filepath.Join("testdata", tt.File))
+			d := backends.NewDecoder(&backends.Call{N: tt.N, Stream: x.Events != nil})
+			var tokens []int
+			exact := true
+			if x.Events == nil {
+				e, err := d.Body(x.Status, x.Body)
+				if err != nil {
+					t.Errorf("Body: %v", err)
+				}
+				tokens, exact = append(tokens, e.Tokens), e.Exact
+			}
+			for _, data := range x.Events {
+				e, err := d.Event(data)
+				if err != nil {
+					t.Errorf("Event(%s): %v", data, err)
+				}
+				if e.Done != (string(data) == "[DONE]") {
+					t.Errorf("Event(%s): done is %t", data, e.Done)
+				}
+				tokens, exact = append(tokens, e.Tokens), exact && e.Exact
+			}
+			if got := fmt.Sprint(tokens); got != tt.Tokens || exact != tt.Exact {
+				t.Errorf("tokens %s, exact %t; want %s, %t", got, exact, tt.Tokens, tt.Exact)
+			}
+			if got := Summary(d.Result()); got != tt.Result {
+				t.Errorf("result %q\nwant   %q", got, tt.Result)
+			}
+		})
+	}
+	files, err := filepath.Glob("testdata/*.*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if !slices.Contains(seen, filepath.Base(f)) {
+			t.Errorf("%s has no case", f)
+		}
+	}
+}
+
+// URL returns the address of a running engine from the environment, and skips
+// the test where there is none.
+func URL(t *testing.T, name string) string {
+	t.Helper()
+	u := os.Getenv(name)
+	if u == "" {
+		t.Skipf("%s is not set: it needs the address of a running engine", name)
+	}
+	return u
+}
+
+// An Answer is what Play saw.
+type Answer struct {
+	Status int
+	Events []backends.Event
+	Tokens int // of all events
+	Exact  bool
+	Result backends.Result
+}
+
+// Play sends a call, on a connection of its own, and decodes the answer.
+func Play(t *testing.T, conf backends.Config, b backends.Backend, c *backends.Call) Answer {
+	t.Helper()
+	base, err := conf.BaseURL()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, body := b.Encode(nil, c)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, base+path, bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Close = true
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("X-Request-Id", c.ID)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	a := Answer{Status: resp.StatusCode, Exact: true}
+	d := b.NewDecoder(c)
+	take := func(e backends.Event, err error) {
+		if err != nil {
+			t.Errorf("%s: %v", c.ID, err)
+		}
+		a.Events = append(a.Events, e)
+		a.Tokens += e.Tokens
+		a.Exact = a.Exact && e.Exact
+	}
+	if !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream") {
+		all, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		take(d.Body(resp.StatusCode, all))
+		a.Result = d.Result()
+		return a
+	}
+	var s llmapi.SSE
+	buf := make([]byte, 4096)
+	for {
+		n, err := resp.Body.Read(buf)
+		s.Feed(buf[:n])
+		for data, ok := s.Next(); ok; data, ok = s.Next() {
+			take(d.Event(data))
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", c.ID, err)
+		}
+	}
+	if s.Err() != nil || s.Pending() {
+		t.Errorf("%s: stream error %v, pending %t", c.ID, s.Err(), s.Pending())
+	}
+	a.Result = d.Result()
+	return a
+}
+
+// Exactly checks that an answer is a success of n tokens, counted in its events
+// and in its result.
+func Exactly(t *testing.T, name string, a Answer, prompt, n int, exact bool) {
+	t.Helper()
+	r := a.Result
+	if a.Status != 200 || r.Error != "" || r.FinishReason != "length" {
+		t.Errorf("%s: status %d, %s; want a success that ends by length", name, a.Status, Summary(r))
+	}
+	if int(r.PromptTokens.V) != prompt || int(r.OutputTokens.V) != n || a.Exact != exact || exact && a.Tokens != n {
+		t.Errorf("%s: prompt %v, output %v, events %d, exact %t; want prompt %d, output %d, exact %t",
+			name, r.PromptTokens, r.OutputTokens, a.Tokens, a.Exact, prompt, n, exact)
+	}
+}
+
+// Pages are the recordings of testdata that a fake server answers with, by path.
+type Pages map[string]string
+
+// Serve starts a server that answers with recordings, and with 404 as FastAPI
+// has it where there is none.
+func Serve(t *testing.T, pages Pages) backends.Config {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		name, ok := pages[r.URL.Path]
+		if !ok {
+			http.Error(w, `{"detail":"Not Found"}`, http.StatusNotFound)
+			return
+		}
+		x := fixture.Read(t, filepath.Join("testdata", name))
+		w.WriteHeader(x.Status)
+		w.Write(x.Body)
+	}))
+	t.Cleanup(s.Close)
+	return backends.Config{URL: s.URL + "/v1/"} // as users of OpenAI's clients type it
+}
+
+// A Dialect is where the engines differ.
+type Dialect struct {
+	Exact          bool // every event has a running count
+	OverlongStatus int  // of a streamed request that does not fit
+	Clocks         bool // the engine reports its own
+}
+
+// Engine plays calls against a running engine: lengths are exact, streamed and
+// not, for one choice and several; a prompt that does not fit is an error that
+// is recognised.
+func Engine(t *testing.T, conf backends.Config, b backends.Backend, i *backends.Info, want Dialect) {
+	t.Helper()
+	if i.Model == "" || i.MaxLen <= 0 {
+		t.Errorf("Probe = %+v: want a model and its context length", i)
+	}
+	call := func(id string, prompt, answer int) *backends.Call {
+		c := &backends.Call{ID: id, MaxTokens: answer, Stream: true}
+		if !b.TokenIDs() {
+			c.Text = strings.Repeat("word ", prompt)
+			return c
+		}
+		if i.VocabSize-i.MinID < 100 {
+			t.Fatalf("ids from %d to %d: too few", i.MinID, i.VocabSize)
+		}
+		for k := range prompt {
+			c.PromptIDs = append(c.PromptIDs, uint32(i.MinID+(k*7919+len(id))%(i.VocabSize-i.MinID)))
+		}
+		return c
+	}
+	for _, n := range []struct{ prompt, answer int }{{1, 1}, {3, 2}, {200, 64}, {2000, 17}} {
+		for _, stream := range []bool{true, false} {
+			c := call(fmt.Sprintf("%s-%d-%d-%t-%t", i.Engine, n.prompt, n.answer, stream, b.TokenIDs()), n.prompt, n.answer)
+			c.Stream = stream
+			a := Play(t, conf, b, c)
+			prompt := n.prompt
+			if !b.TokenIDs() {
+				prompt = int(a.Result.PromptTokens.V) // what its tokenizer and template make of it
+			}
+			Exactly(t, c.ID, a, prompt, n.answer, want.Exact || !stream)
+			if stream && !a.Events[len(a.Events)-1].Done {
+				t.Errorf("%s: the stream has no end mark", c.ID)
+			}
+			if r := a.Result; want.Clocks && (!r.E2E.OK || !r.TTFT.OK || !r.Queue.OK || !r.Prefill.OK || r.E2E.V < r.TTFT.V || r.TTFT.V < r.Prefill.V) {
+				t.Errorf("%s: clocks queue %v, prefill %v, ttft %v, e2e %v", c.ID, r.Queue, r.Prefill, r.TTFT, r.E2E)
+			}
+		}
+	}
+	c := call(i.Engine+"-n3", 50, 20)
+	c.N = 3
+	a := Play(t, conf, b, c)
+	if got := a.Result.OutputTokens; got.V != 60 || want.Exact && a.Tokens != 60 || a.Result.Error != "" {
+		t.Errorf("%s: %s, events %d; want 60 tokens", c.ID, Summary(a.Result), a.Tokens)
+	}
+	if i.MaxLen <= 64<<10 {
+		c = call(i.Engine+"-overlong", i.MaxLen+1000, 4)
+		a = Play(t, conf, b, c)
+		if a.Status != want.OverlongStatus || !strings.HasSuffix(a.Result.Error, "/context_overflow") || a.Tokens != 0 {
+			t.Errorf("%s: status %d, %s; want %d and a context overflow", c.ID, a.Status, Summary(a.Result), want.OverlongStatus)
+		}
+	}
+	// And it still stands.
+	a = Play(t, conf, b, call(i.Engine+"-after", 5, 5))
+	Exactly(t, "afterwards", a, int(a.Result.PromptTokens.V), 5, want.Exact)
+}

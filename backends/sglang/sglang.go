@@ -1,0 +1,179 @@
+// Package sglang speaks to SGLang servers through their native /generate, or
+// through the OpenAI-compatible API.
+//
+// On /generate, prompts are token ids, answers get their exact length by
+// ignore_eos with min_new_tokens = max_new_tokens, and tokens are counted by
+// meta_info.completion_tokens, which every event carries: that holds for the
+// cumulative replies of the default as for --incremental-streaming-output.
+//
+// A single token id beyond the vocabulary kills an SGLang server. Probe finds
+// the safe range without trying ids; what is encoded must stay inside it.
+package sglang
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"strconv"
+
+	"reprise/backends"
+	"reprise/internal/llmapi"
+)
+
+func init() {
+	backends.Register("sglang", func(c backends.Config) (backends.Backend, error) { return New(c) })
+}
+
+// A Backend is one SGLang server.
+type Backend struct {
+	conf  backends.Config
+	model string
+	v1    bool // the OpenAI-compatible API
+}
+
+var _ backends.Backend = (*Backend)(nil)
+
+// New returns a Backend for the server of c. The option api is "generate" (the
+// default) or "v1"; chat needs the latter.
+func New(c backends.Config) (*Backend, error) {
+	if err := c.CheckOptions("api"); err != nil {
+		return nil, fmt.Errorf("sglang: %w", err)
+	}
+	if _, err := c.BaseURL(); err != nil {
+		return nil, fmt.Errorf("sglang: %w", err)
+	}
+	b := &Backend{conf: c, model: c.Model, v1: c.Chat}
+	switch api := c.Options["api"]; {
+	case api == "v1":
+		b.v1 = true
+	case api == "generate" && c.Chat:
+		return nil, errors.New("sglang: api=generate has no chat; use api=v1")
+	case api != "" && api != "generate":
+		return nil, fmt.Errorf("sglang: option api=%s: want generate or v1", api)
+	}
+	return b, nil
+}
+
+// TokenIDs implements [backends.Backend].
+func (b *Backend) TokenIDs() bool { return !b.conf.Chat }
+
+// NewDecoder implements [backends.Backend].
+func (b *Backend) NewDecoder(c *backends.Call) backends.Decoder { return backends.NewDecoder(c) }
+
+// Encode implements [backends.Backend]. The temperature is 0 where c has none.
+// Choices beyond the first are sampled at 1, as greedy ones would be alike. The
+// call's id is sent as rid, which must not be in flight twice.
+func (b *Backend) Encode(dst []byte, c *backends.Call) (path string, body []byte) {
+	t := c.Temperature.Or(0)
+	if c.N > 1 && t == 0 {
+		t = 1
+	}
+	if math.IsNaN(t) || math.IsInf(t, 0) {
+		t = 0
+	}
+	if !b.v1 {
+		dst = llmapi.AppendIDs(append(dst, `{"input_ids":`...), c.PromptIDs)
+		dst = strconv.AppendInt(append(dst, `,"sampling_params":{"max_new_tokens":`...), int64(c.MaxTokens), 10)
+		dst = strconv.AppendInt(append(dst, `,"min_new_tokens":`...), int64(c.MaxTokens), 10)
+		dst = strconv.AppendFloat(append(dst, `,"ignore_eos":true,"temperature":`...), t, 'g', -1, 64)
+		if c.N > 1 {
+			dst = strconv.AppendInt(append(dst, `,"n":`...), int64(c.N), 10)
+		}
+		dst = append(dst, '}')
+		if c.Stream {
+			dst = append(dst, `,"stream":true`...)
+		}
+		return "/generate", append(b.names(dst, c), '}')
+	}
+	dst = llmapi.AppendString(append(dst, `{"model":`...), b.model)
+	if b.conf.Chat {
+		path = "/v1/chat/completions"
+		dst = append(llmapi.AppendString(append(dst, `,"messages":[{"role":"user","content":`...), c.Text), `}]`...)
+	} else {
+		path = "/v1/completions"
+		dst = llmapi.AppendIDs(append(dst, `,"prompt":`...), c.PromptIDs)
+	}
+	dst = strconv.AppendInt(append(dst, `,"max_tokens":`...), int64(c.MaxTokens), 10)
+	dst = strconv.AppendInt(append(dst, `,"min_tokens":`...), int64(c.MaxTokens), 10)
+	dst = strconv.AppendFloat(append(dst, `,"ignore_eos":true,"temperature":`...), t, 'g', -1, 64)
+	if c.N > 1 {
+		dst = strconv.AppendInt(append(dst, `,"n":`...), int64(c.N), 10)
+	}
+	if c.Stream {
+		dst = append(dst, `,"stream":true,"stream_options":{"include_usage":true,"continuous_usage_stats":true}`...)
+	}
+	return path, append(b.names(dst, c), '}')
+}
+
+// names appends what both interfaces call by one name.
+func (b *Backend) names(dst []byte, c *backends.Call) []byte {
+	// With several choices SGLang takes a list of ids, one for each.
+	if c.ID != "" && c.N <= 1 {
+		dst = llmapi.AppendString(append(dst, `,"rid":`...), c.ID)
+	}
+	if c.CacheSalt != "" {
+		dst = llmapi.AppendString(append(dst, `,"extra_key":`...), c.CacheSalt)
+	}
+	return dst
+}
+
+// Probe implements [backends.Backend]. It leaves /health alone, which makes
+// SGLang generate a token and takes a second.
+func (b *Backend) Probe(ctx context.Context) (*backends.Info, error) {
+	i := &backends.Info{Engine: "sglang"}
+	var raw json.RawMessage
+	if err := b.ask(ctx, "/server_info", "/get_server_info", &raw); err != nil {
+		return nil, fmt.Errorf("sglang: %w", err)
+	}
+	i.Config = backends.Flat(raw)
+	var s struct {
+		Version     string `json:"version"`
+		ModelPath   string `json:"model_path"`
+		ContextLen  int    `json:"context_length"`
+		Interval    int    `json:"stream_interval"`
+		Incremental bool   `json:"incremental_streaming_output"`
+		Truncate    bool   `json:"allow_auto_truncate"`
+	}
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return nil, fmt.Errorf("sglang: /server_info: %w", err)
+	}
+	m, err := b.conf.FindModel(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("sglang: %w", err)
+	}
+	b.model = m.ID
+	i.Version, i.Model, i.MaxLen = s.Version, m.ID, m.MaxLen
+	if i.MaxLen == 0 {
+		i.MaxLen = s.ContextLen
+	}
+	if i.MaxLen == 0 {
+		i.Warnings = append(i.Warnings, "the server does not say its context length: requests that do not fit will fail")
+	}
+	if s.Interval > 1 {
+		i.Warnings = append(i.Warnings, fmt.Sprintf("stream_interval is %d: events carry that many tokens, and gaps between tokens are averages", s.Interval))
+	}
+	if !b.v1 && !s.Incremental {
+		i.Warnings = append(i.Warnings, "each event repeats the whole answer, so long answers cost both sides bytes by their square: start the server with --incremental-streaming-output")
+	}
+	if s.Truncate {
+		i.Warnings = append(i.Warnings, "allow_auto_truncate is on: prompts that are too long are cut without an error")
+	}
+	if b.TokenIDs() {
+		b.conf.FindVocab(ctx, i, s.ModelPath)
+	}
+	return i, ctx.Err()
+}
+
+// ask gets a page by its name, or by the name that it had before 0.5.
+func (b *Backend) ask(ctx context.Context, path, former string, v any) error {
+	err := b.conf.AskJSON(ctx, path, nil, v)
+	if e, ok := errors.AsType[*backends.StatusError](err); ok && e.Status == http.StatusNotFound {
+		if b.conf.AskJSON(ctx, former, nil, v) == nil {
+			return nil
+		}
+	}
+	return err
+}
