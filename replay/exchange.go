@@ -27,6 +27,7 @@ type exchange struct {
 	row    traceformat.Row // requests columns as planned; outcome columns as they come
 	prompt int
 	output int
+	abort  abort
 	due    time.Duration
 	req    wire.Request
 	dec    backends.Decoder
@@ -62,6 +63,7 @@ type exchange struct {
 	body     []byte // of an answer that is no stream
 	firstAny time.Duration
 	inexact  bool
+	received int   // tokens
 	decErr   error // malformed event
 }
 
@@ -84,9 +86,10 @@ const (
 	idleTimeout
 	totalTimeout
 	interrupted
+	replayedAbort
 )
 
-var timeoutErrors = [...]string{firstTokenTimeout: "first_token_timeout", idleTimeout: "idle_timeout", totalTimeout: "total_timeout", interrupted: "interrupted"}
+var timeoutErrors = [...]string{firstTokenTimeout: "first_token_timeout", idleTimeout: "idle_timeout", totalTimeout: "total_timeout", interrupted: "interrupted", replayedAbort: "recorded_abort"}
 
 // reschedule sets when x is due, in run time.
 func (x *exchange) reschedule(due time.Duration) { x.due, x.row.Arrival = due, due }
@@ -211,6 +214,22 @@ func (x *exchange) tokens(at time.Duration, ev backends.Event) {
 		o.ChunkTimes = append(o.ChunkTimes, since)
 		o.ChunkTokens = append(o.ChunkTokens, int32(ev.Tokens))
 	}
+	if x.received += ev.Tokens; x.abort.set && x.received >= x.abort.tokens && x.run.plan.Options.Aborts == AbortToken {
+		x.hangUp()
+	}
+}
+
+// hangUp ends the exchange where the recorded client did.
+func (x *exchange) hangUp() {
+	if !x.timeout.CompareAndSwap(noTimeout, replayedAbort) {
+		return
+	}
+	x.mu.Lock()
+	call := x.flight
+	x.mu.Unlock()
+	if call != nil { // else send sees the mark
+		call.Abort()
+	}
 }
 
 // finish turns the exchange into its row, or sends it again.
@@ -279,7 +298,7 @@ func (x *exchange) finish(stream bool) {
 // classify says how the exchange ended: a Result constant and a short class.
 func (x *exchange) classify(res backends.Result) (result, class string) {
 	switch t := x.timeout.Load(); {
-	case t == interrupted && !x.complete(res):
+	case (t == interrupted || t == replayedAbort) && !x.complete(res):
 		return traceformat.ResultClientAbort, timeoutErrors[t]
 	case t != noTimeout && !x.complete(res):
 		return traceformat.ResultTimeout, timeoutErrors[t]
@@ -357,7 +376,7 @@ func (x *exchange) reset() {
 	x.row.Outcome = traceformat.Outcome{}
 	x.dec = x.run.Backend.NewDecoder(x.call())
 	x.head, x.headAt, x.closed, x.err = wire.Head{}, 0, false, nil
-	x.sse, x.body, x.firstAny, x.inexact, x.decErr = llmapi.SSE{}, x.body[:0], 0, false, nil
+	x.sse, x.body, x.firstAny, x.inexact, x.received, x.decErr = llmapi.SSE{}, x.body[:0], 0, false, 0, nil
 }
 
 // withRetries notes in the extra column how often a request was sent again.

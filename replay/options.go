@@ -16,6 +16,15 @@ const (
 	Skip Policy = "skip" // leave it out, and count it
 )
 
+// An AbortPolicy says when a replay hangs up where the recorded client did.
+type AbortPolicy string
+
+const (
+	AbortOff   AbortPolicy = "off"    // never: the answer that was received is asked for, and read to its end
+	AbortTime  AbortPolicy = "time"   // as long after the send as recorded
+	AbortToken AbortPolicy = "tokens" // when as many tokens have come as had
+)
+
 // Options say what to play and how.
 type Options struct {
 	Seed uint64 `json:"seed"`
@@ -30,6 +39,9 @@ type Options struct {
 	Speedup     float64 `json:"speedup"`       // 0 means 1
 	MaxInFlight int     `json:"max_in_flight"` // requests beyond it are shed, 0: unlimited
 
+	Arrival     Arrival       `json:"arrival"`     // other arrivals than recorded
+	ScaleRate   float64       `json:"scale_rate"`  // superposes independent copies of the trace, 0 means 1
+	Aborts      AbortPolicy   `json:"aborts"`      // what to do where the recorded client hung up, empty means off
 	Sessions    SessionPolicy `json:"sessions"`    // what turns wait for, empty means recorded
 	Concurrency int           `json:"concurrency"` // closed loop: this many sessions at a time in place of arrivals
 
@@ -50,7 +62,7 @@ type Options struct {
 // Defaults are the options of a plain `replay trace.parquet`.
 func Defaults() Options {
 	return Options{
-		Seed: 1, Loop: 1, Speedup: 1, Sessions: SessionsRecorded, TooLong: Fail, Missing: Fail,
+		Seed: 1, Loop: 1, Speedup: 1, Sessions: SessionsRecorded, Aborts: AbortTime, ScaleRate: 1, TooLong: Fail, Missing: Fail,
 		FirstTokenTimeout: 5 * time.Minute, IdleTimeout: 5 * time.Minute, TotalTimeout: time.Hour,
 		Grace: 30 * time.Second,
 	}
@@ -78,6 +90,20 @@ func (o *Options) Validate() error {
 	if o.Concurrency < 0 {
 		bad("--concurrency is %d, want at least 1", o.Concurrency)
 	}
+	if !(o.ScaleRate > 0) || o.ScaleRate > maxShares {
+		bad("--scale-rate is %v, want more than 0 and at most %d", o.ScaleRate, maxShares)
+	}
+	if o.Arrival.IsSet() && (o.Speedup != 1 || o.ScaleRate != 1 || o.Concurrency > 0) {
+		bad("--arrival sets the times: it goes without --speedup, --scale-rate and --concurrency")
+	}
+	if o.Concurrency > 0 && (o.Speedup != 1 || o.ScaleRate != 1) {
+		bad("--concurrency has no arrivals: it goes without --speedup and --scale-rate")
+	}
+	switch o.Aborts {
+	case AbortOff, AbortTime, AbortToken:
+	default:
+		bad("--aborts is %q, want off, time or tokens", o.Aborts)
+	}
 	switch o.Sessions {
 	case SessionsRecorded, SessionsThink, SessionsBoth:
 	default:
@@ -101,6 +127,9 @@ func (o *Options) Validate() error {
 	}
 	return errors.Join(errs...)
 }
+
+// maxShares bounds --scale-rate: each copy is a reader of the trace.
+const maxShares = 64
 
 // A PlanError says why a trace cannot be played as it stands, row by row.
 type PlanError struct {

@@ -44,6 +44,8 @@ type Plan struct {
 	source  Source
 	prompts *prompts
 	talks   *conversations // nil where no turn waits
+	shares  []share
+	end     time.Duration // last send of an arrival process
 }
 
 // An item is one row of the plan.
@@ -54,7 +56,20 @@ type item struct {
 	due    time.Duration // from the start of the run
 	prompt int           // tokens to send
 	output int           // tokens to ask for
+	abort  abort
 }
+
+// An abort says when the client hangs up, as the recorded one did.
+type abort struct {
+	after  time.Duration // from the send, of AbortTime
+	tokens int           // received, of AbortToken
+	set    bool
+}
+
+// patience is what is asked for, beyond what had come when the recorded client
+// hung up, where the trace does not say what it had asked for: enough that the
+// answer does not end before the client hangs up again.
+const patience = 4096
 
 // defaultVocab is assumed where a server does not say: every model in use has
 // at least as many ordinary tokens.
@@ -159,8 +174,37 @@ func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 		}
 		p.Lap = max(p.Lap, time.Nanosecond)
 	}
-	p.Rows = one * int64(o.Loop)
+	p.shares = shares(o.ScaleRate, p.Lap, o.Seed)
+	if err := p.count(one); err != nil {
+		return nil, err
+	}
 	return p, nil
+}
+
+// count finds how many requests the whole plan sends, and the busiest second.
+// One plain pass through the trace needs no second one.
+func (p *Plan) count(one int64) error {
+	if p.Options.ScaleRate == 1 && !p.Options.Arrival.IsSet() {
+		p.Rows = one * int64(p.Options.Loop)
+		return nil
+	}
+	var rate rateCounter
+	for it, err := range p.items() {
+		if err != nil {
+			return err
+		}
+		p.Rows++
+		rate.add(it.due)
+		p.end = it.due
+		if p.talks != nil {
+			p.Rows += p.talks.follow(it.row.ID)
+		}
+	}
+	p.PeakRate = rate.peak
+	if p.Rows == 0 {
+		return fmt.Errorf("none of the %d requests falls into the stages of --rate", one)
+	}
+	return nil
 }
 
 func (p *Plan) nothing() error {
@@ -176,6 +220,9 @@ func (p *Plan) nothing() error {
 
 // Span is how long the sending takes, in run time.
 func (p *Plan) Span() time.Duration {
+	if p.Options.Arrival.IsSet() {
+		return p.end
+	}
 	return p.scale(p.Lap * time.Duration(p.Options.Loop))
 }
 
@@ -192,11 +239,114 @@ func (p *Plan) scale(d time.Duration) time.Duration {
 // items yields what the schedule sends, in order: all of the plan but the turns
 // that wait for answers.
 func (p *Plan) items() iter.Seq2[*item, error] {
+	if p.Options.Arrival.IsSet() {
+		return p.rearrived(p.laps())
+	}
+	return p.laps()
+}
+
+// rearrived gives the rows of a plan the times of Options.Arrival.
+func (p *Plan) rearrived(rows iter.Seq2[*item, error]) iter.Seq2[*item, error] {
+	return func(yield func(*item, error) bool) {
+		next, stop := iter.Pull(p.Options.Arrival.times(p.Options.Seed))
+		defer stop()
+		for it, err := range rows {
+			if err == nil {
+				due, ok := next()
+				if !ok {
+					return
+				}
+				it.due = due
+			}
+			if !yield(it, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+func (p *Plan) laps() iter.Seq2[*item, error] {
 	return func(yield func(*item, error) bool) {
 		for n := range p.Options.Loop {
-			for it, err := range p.lap(int32(n), nil, nil) {
+			for it, err := range p.superposed(int32(n)) {
 				if err == nil && p.talks != nil && p.talks.is[it.row.ID] {
 					continue
+				}
+				if !yield(it, err) || err != nil {
+					return
+				}
+			}
+		}
+	}
+}
+
+// superposed yields one lap of every copy of the trace, merged by time. A copy
+// counts as a lap of its own: its requests and prompts are no other's.
+func (p *Plan) superposed(n int32) iter.Seq2[*item, error] {
+	if len(p.shares) == 1 && p.shares[0].keep >= 1 {
+		return p.lap(n, nil, nil)
+	}
+	return func(yield func(*item, error) bool) {
+		copies := int32(len(p.shares))
+		type cursor struct {
+			it   *item
+			next func() (*item, error, bool)
+		}
+		var open []cursor
+		for i, s := range p.shares {
+			next, stop := iter.Pull2(p.shifted(n, n*copies+int32(i), s))
+			defer stop()
+			open = append(open, cursor{next: next})
+		}
+		for {
+			best := -1
+			for i := range open {
+				c := &open[i]
+				if c.it == nil && c.next != nil {
+					it, err, ok := c.next()
+					switch {
+					case !ok:
+						c.next = nil
+						continue
+					case err != nil:
+						yield(nil, err)
+						return
+					}
+					c.it = it
+				}
+				if c.it != nil && (best < 0 || c.it.due < open[best].it.due) {
+					best = i
+				}
+			}
+			if best < 0 {
+				return
+			}
+			if !yield(open[best].it, nil) {
+				return
+			}
+			open[best].it = nil
+		}
+	}
+}
+
+// shifted yields lap n of one copy, in the order of its own time.
+func (p *Plan) shifted(n, lap int32, s share) iter.Seq2[*item, error] {
+	return func(yield func(*item, error) bool) {
+		// What the shift moves beyond the end of the lap comes first.
+		for _, wrapped := range []bool{true, false} {
+			if wrapped && s.offset == 0 {
+				continue
+			}
+			for it, err := range p.lap(n, nil, nil) {
+				if err == nil {
+					at := it.row.Arrival - p.Base + s.offset
+					if (at >= p.Lap) != wrapped || !s.keeps(p.Options.Seed, it) {
+						continue
+					}
+					if wrapped {
+						at -= p.Lap
+					}
+					it.lap, it.due = lap, p.scale(at+time.Duration(n)*p.Lap)
 				}
 				if !yield(it, err) || err != nil {
 					return
@@ -298,6 +448,14 @@ func (p *Plan) fit(it *item, long, missing *notes) bool {
 	}
 	prompt, ok1 := r.PromptTokens.Get()
 	output, ok2 := r.OutputTokens.Get()
+	it.abort = p.abort(r)
+	if it.abort.set && ok1 {
+		ok2 = true
+		output = r.MaxTokens.Or(output + patience)
+		if room := int32(p.MaxLen) - prompt; p.MaxLen > 0 && !r.MaxTokens.OK && room > 0 {
+			output = min(output, room)
+		}
+	}
 	if !ok1 || !ok2 || prompt == 0 || output == 0 {
 		if first && p.Options.Missing == Fail {
 			missing.add(it, fmt.Sprintf("prompt %s, output %s", length(r.PromptTokens), length(r.OutputTokens)))
@@ -332,6 +490,21 @@ func (p *Plan) fit(it *item, long, missing *notes) bool {
 		}
 		return false
 	}
+}
+
+// abort decides whether and when the client of r hangs up.
+func (p *Plan) abort(r *traceformat.Row) abort {
+	// What this program's own interrupt cut short was no user's decision.
+	if r.Result != traceformat.ResultClientAbort || r.Error == timeoutErrors[interrupted] {
+		return abort{}
+	}
+	switch p.Options.Aborts {
+	case AbortTime:
+		return abort{after: r.Abort.V, set: r.Abort.OK}
+	case AbortToken:
+		return abort{tokens: int(r.OutputTokens.V), set: r.OutputTokens.OK}
+	}
+	return abort{}
 }
 
 func length(o traceformat.Opt[int32]) string {

@@ -198,7 +198,7 @@ func (r *run) prepare() {
 			r.fail(err)
 			return
 		}
-		x := r.encode(&e, it.row.Clone(), it.lap, it.prompt, it.output)
+		x := r.encode(&e, it.row.Clone(), it.lap, it.prompt, it.output, it.abort)
 		x.reschedule(it.due)
 		if r.plan.Options.Concurrency > 0 {
 			x.user = &user{}
@@ -217,8 +217,8 @@ type encoder struct {
 }
 
 // encode makes the exchange of a row, which it keeps.
-func (r *run) encode(e *encoder, row *traceformat.Row, lap int32, prompt, output int) *exchange {
-	x := &exchange{run: r, prompt: prompt, output: output}
+func (r *run) encode(e *encoder, row *traceformat.Row, lap int32, prompt, output int, a abort) *exchange {
+	x := &exchange{run: r, prompt: prompt, output: output, abort: a}
 	x.row.Request = row.Request
 	x.row.Lap = lap
 	x.worker = r.workers[int(r.encoded.Add(1))%len(r.workers)]
@@ -248,7 +248,7 @@ func (r *run) answered(x *exchange, at time.Duration) {
 	if len(x.children) > 0 && !r.stopping() {
 		var e encoder
 		for _, t := range x.children {
-			y := r.encode(&e, t.row.Clone(), x.row.Lap, t.prompt, t.output)
+			y := r.encode(&e, t.row.Clone(), x.row.Lap, t.prompt, t.output, t.abort)
 			y.reschedule(r.plan.due(t, x.row.Lap, at))
 			if y.user = x.user; y.user != nil {
 				y.user.open.Add(int64(len(y.children)))
@@ -328,6 +328,10 @@ func (r *run) send(x *exchange) {
 	x.mu.Unlock()
 	if x.timeout.Load() != noTimeout {
 		call.Abort() // it was given up between two attempts
+		return
+	}
+	if x.abort.set && x.run.plan.Options.Aborts == AbortTime {
+		time.AfterFunc(x.abort.after, x.hangUp)
 	}
 }
 

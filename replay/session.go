@@ -25,6 +25,7 @@ const (
 type turn struct {
 	row            traceformat.Row
 	prompt, output int
+	abort          abort
 	pause          traceformat.Opt[time.Duration] // between that answer and this request, trace time
 }
 
@@ -79,7 +80,7 @@ func (c *conversations) add(it *item) error {
 	if !follows || !c.sent[parent] || parent == row.ID {
 		return nil
 	}
-	t := &turn{row: *row.Clone(), prompt: it.prompt, output: it.output, pause: row.Think}
+	t := &turn{row: *row.Clone(), prompt: it.prompt, output: it.output, abort: it.abort, pause: row.Think}
 	if !t.pause.OK {
 		t.pause = row.Delay
 	}
@@ -95,6 +96,15 @@ func (c *conversations) add(it *item) error {
 	c.turns[parent] = append(c.turns[parent], t)
 	c.is[row.ID] = true
 	return nil
+}
+
+// follow counts the turns that wait for request id, directly or not.
+func (c *conversations) follow(id int64) int64 {
+	n := int64(len(c.turns[id]))
+	for _, t := range c.turns[id] {
+		n += c.follow(t.row.ID)
+	}
+	return n
 }
 
 // planned frees what only planning needed.

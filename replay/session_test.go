@@ -153,3 +153,40 @@ func TestConcurrencyIsPerSession(t *testing.T) {
 		}
 	})
 }
+
+// A recorded client that hung up hangs up again: at the recorded moment, or at
+// the recorded token.
+func TestAborts(t *testing.T) {
+	const s = time.Second
+	tests := []struct {
+		policy AbortPolicy
+		result string
+		chunks int
+		end    time.Duration // of the stream
+	}{
+		{AbortTime, traceformat.ResultClientAbort, 2, 2500 * time.Millisecond},
+		{AbortToken, traceformat.ResultClientAbort, 3, 3 * s},
+		{AbortOff, traceformat.ResultOK, 4, 4 * s},
+	}
+	for _, tt := range tests {
+		t.Run(string(tt.policy), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				trace := every(1, 0)
+				r := &trace.rows[0]
+				r.Result, r.Abort, r.OutputTokens = traceformat.ResultClientAbort, traceformat.Some(2500*time.Millisecond), traceformat.Some[int32](3)
+				o := Defaults()
+				o.Aborts = tt.policy
+				rows, _, err := play(t, trace, o, &fakeClient{script: func(int) string { return "sent head 1s tok 1s tok 1s tok 1s tok end" }}, nil)
+				if err != nil || len(rows) != 1 {
+					t.Fatalf("err = %v, %d rows", err, len(rows))
+				}
+				if got := rows[0]; got.Result != tt.result || len(got.ChunkTimes) != tt.chunks || got.Close.V != tt.end {
+					t.Errorf("outcome %q after %d chunks and %v; want %q, %d, %v", got.Result, len(got.ChunkTimes), got.Close.V, tt.result, tt.chunks, tt.end)
+				}
+				if got := rows[0]; tt.policy != AbortOff && (got.Error != "recorded_abort" || got.Abort.V != tt.end) {
+					t.Errorf("class %q, abort %v; want recorded_abort, %v", got.Error, got.Abort.V, tt.end)
+				}
+			})
+		})
+	}
+}
