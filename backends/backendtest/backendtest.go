@@ -4,6 +4,7 @@ package backendtest
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,7 +13,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"reprise/backends"
 	"reprise/internal/llmapi"
@@ -113,37 +116,38 @@ func URL(t *testing.T, name string) string {
 type Answer struct {
 	Status int
 	Events []backends.Event
-	Tokens int // of all events
-	Exact  bool
+	Tokens int  // of all events
+	Exact  bool // all events
 	Result backends.Result
+	Took   time.Duration
 }
 
-// Play sends a call, on a connection of its own, and decodes the answer.
-func Play(t *testing.T, conf backends.Config, b backends.Backend, c *backends.Call) Answer {
-	t.Helper()
+// Play sends a call, on a connection of its own, and decodes the answer. An
+// error is what a caller of the backend would stumble over.
+func Play(ctx context.Context, conf backends.Config, b backends.Backend, c *backends.Call) (a Answer, err error) {
+	a.Exact = true
 	base, err := conf.BaseURL()
 	if err != nil {
-		t.Fatal(err)
+		return a, err
 	}
 	path, body := b.Encode(nil, c)
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, base+path, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+path, bytes.NewReader(body))
 	if err != nil {
-		t.Fatal(err)
+		return a, err
 	}
 	req.Close = true
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("X-Request-Id", c.ID)
+	start := time.Now()
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		t.Fatal(err)
+		return a, err
 	}
 	defer resp.Body.Close()
-	a := Answer{Status: resp.StatusCode, Exact: true}
+	a.Status = resp.StatusCode
 	d := b.NewDecoder(c)
-	take := func(e backends.Event, err error) {
-		if err != nil {
-			t.Errorf("%s: %v", c.ID, err)
-		}
+	defer func() { a.Result, a.Took = d.Result(), time.Since(start) }()
+	take := func(e backends.Event) {
 		a.Events = append(a.Events, e)
 		a.Tokens += e.Tokens
 		a.Exact = a.Exact && e.Exact
@@ -151,11 +155,11 @@ func Play(t *testing.T, conf backends.Config, b backends.Backend, c *backends.Ca
 	if !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream") {
 		all, err := io.ReadAll(resp.Body)
 		if err != nil {
-			t.Fatal(err)
+			return a, err
 		}
-		take(d.Body(resp.StatusCode, all))
-		a.Result = d.Result()
-		return a
+		e, err := d.Body(resp.StatusCode, all)
+		take(e)
+		return a, err
 	}
 	var s llmapi.SSE
 	buf := make([]byte, 4096)
@@ -163,34 +167,36 @@ func Play(t *testing.T, conf backends.Config, b backends.Backend, c *backends.Ca
 		n, err := resp.Body.Read(buf)
 		s.Feed(buf[:n])
 		for data, ok := s.Next(); ok; data, ok = s.Next() {
-			take(d.Event(data))
+			e, err := d.Event(data)
+			if err != nil {
+				return a, err
+			}
+			take(e)
 		}
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			t.Fatalf("%s: %v", c.ID, err)
+		switch {
+		case s.Err() != nil:
+			return a, s.Err()
+		case err == io.EOF && s.Pending():
+			return a, io.ErrUnexpectedEOF
+		case err == io.EOF:
+			return a, nil
+		case err != nil:
+			return a, err
 		}
 	}
-	if s.Err() != nil || s.Pending() {
-		t.Errorf("%s: stream error %v, pending %t", c.ID, s.Err(), s.Pending())
-	}
-	a.Result = d.Result()
-	return a
 }
 
-// Exactly checks that an answer is a success of n tokens, counted in its events
+// exactly checks that an answer is a success of n tokens, counted in its events
 // and in its result.
-func Exactly(t *testing.T, name string, a Answer, prompt, n int, exact bool) {
-	t.Helper()
+func exactly(a Answer, prompt, n int, exact bool) error {
 	r := a.Result
-	if a.Status != 200 || r.Error != "" || r.FinishReason != "length" {
-		t.Errorf("%s: status %d, %s; want a success that ends by length", name, a.Status, Summary(r))
+	if a.Status != http.StatusOK || r.Error != "" || r.FinishReason != "length" {
+		return fmt.Errorf("status %d, %s; want a success that ends by length", a.Status, Summary(r))
 	}
 	if int(r.PromptTokens.V) != prompt || int(r.OutputTokens.V) != n || a.Exact != exact || exact && a.Tokens != n {
-		t.Errorf("%s: prompt %v, output %v, events %d, exact %t; want prompt %d, output %d, exact %t",
-			name, r.PromptTokens, r.OutputTokens, a.Tokens, a.Exact, prompt, n, exact)
+		return fmt.Errorf("%s, events %d, exact %t; want prompt %d, output %d, exact %t", Summary(r), a.Tokens, a.Exact, prompt, n, exact)
 	}
+	return nil
 }
 
 // Pages are the recordings of testdata that a fake server answers with, by path.
@@ -243,38 +249,79 @@ func Engine(t *testing.T, conf backends.Config, b backends.Backend, i *backends.
 		}
 		return c
 	}
+	// play also checks the engine's clocks against this side's, which tells a
+	// wrong unit.
+	play := func(c *backends.Call) (Answer, error) {
+		a, err := Play(t.Context(), conf, b, c)
+		if err != nil {
+			return a, fmt.Errorf("%s: %w", c.ID, err)
+		}
+		r := a.Result
+		if want.Clocks && r.Error == "" && !(r.E2E.OK && r.TTFT.OK && r.Queue.OK && r.Prefill.OK) ||
+			r.E2E.OK && (r.E2E.V <= 0 || r.E2E.V > a.Took || r.TTFT.V > r.E2E.V || r.Prefill.V > r.TTFT.V || r.Queue.V > r.TTFT.V) {
+			return a, fmt.Errorf("%s: clocks queue %v, prefill %v, ttft %v, e2e %v, where the answer took %v", c.ID, r.Queue, r.Prefill, r.TTFT, r.E2E, a.Took)
+		}
+		return a, nil
+	}
+	exact := func(c *backends.Call, prompt int) (Answer, error) {
+		a, err := play(c)
+		if err != nil {
+			return a, err
+		}
+		if !b.TokenIDs() {
+			prompt = int(a.Result.PromptTokens.V) // what the tokenizer and the template make of it
+		}
+		if err := exactly(a, prompt, c.MaxTokens, want.Exact || !c.Stream); err != nil {
+			return a, fmt.Errorf("%s: %w", c.ID, err)
+		}
+		return a, nil
+	}
+
 	for _, n := range []struct{ prompt, answer int }{{1, 1}, {3, 2}, {200, 64}, {2000, 17}} {
 		for _, stream := range []bool{true, false} {
 			c := call(fmt.Sprintf("%s-%d-%d-%t-%t", i.Engine, n.prompt, n.answer, stream, b.TokenIDs()), n.prompt, n.answer)
 			c.Stream = stream
-			a := Play(t, conf, b, c)
-			prompt := n.prompt
-			if !b.TokenIDs() {
-				prompt = int(a.Result.PromptTokens.V) // what its tokenizer and template make of it
-			}
-			Exactly(t, c.ID, a, prompt, n.answer, want.Exact || !stream)
-			if stream && !a.Events[len(a.Events)-1].Done {
+			a, err := exact(c, n.prompt)
+			if err != nil {
+				t.Error(err)
+			} else if stream && !a.Events[len(a.Events)-1].Done {
 				t.Errorf("%s: the stream has no end mark", c.ID)
-			}
-			if r := a.Result; want.Clocks && (!r.E2E.OK || !r.TTFT.OK || !r.Queue.OK || !r.Prefill.OK || r.E2E.V < r.TTFT.V || r.TTFT.V < r.Prefill.V) {
-				t.Errorf("%s: clocks queue %v, prefill %v, ttft %v, e2e %v", c.ID, r.Queue, r.Prefill, r.TTFT, r.E2E)
 			}
 		}
 	}
+
+	// Under load, where engines put several tokens into one event.
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	sizes := map[int]int{}
+	for k := range 48 {
+		wg.Go(func() {
+			a, err := exact(call(fmt.Sprintf("%s-load-%d-%t", i.Engine, k, b.TokenIDs()), 40+k, 50), 40+k)
+			if err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, e := range a.Events {
+				sizes[e.Tokens]++
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("events by the tokens in them, 48 streams at once: %v", sizes)
+
 	c := call(i.Engine+"-n3", 50, 20)
 	c.N = 3
-	a := Play(t, conf, b, c)
-	if got := a.Result.OutputTokens; got.V != 60 || want.Exact && a.Tokens != 60 || a.Result.Error != "" {
-		t.Errorf("%s: %s, events %d; want 60 tokens", c.ID, Summary(a.Result), a.Tokens)
+	if a, err := play(c); err != nil || a.Result.OutputTokens.V != 60 || want.Exact && a.Tokens != 60 || a.Result.Error != "" {
+		t.Errorf("%s: %v, %s, events %d; want 60 tokens", c.ID, err, Summary(a.Result), a.Tokens)
 	}
 	if i.MaxLen <= 64<<10 {
 		c = call(i.Engine+"-overlong", i.MaxLen+1000, 4)
-		a = Play(t, conf, b, c)
-		if a.Status != want.OverlongStatus || !strings.HasSuffix(a.Result.Error, "/context_overflow") || a.Tokens != 0 {
-			t.Errorf("%s: status %d, %s; want %d and a context overflow", c.ID, a.Status, Summary(a.Result), want.OverlongStatus)
+		if a, err := play(c); err != nil || a.Status != want.OverlongStatus || !strings.HasSuffix(a.Result.Error, "/context_overflow") || a.Tokens != 0 {
+			t.Errorf("%s: %v, status %d, %s; want %d and a context overflow", c.ID, err, a.Status, Summary(a.Result), want.OverlongStatus)
 		}
 	}
-	// And it still stands.
-	a = Play(t, conf, b, call(i.Engine+"-after", 5, 5))
-	Exactly(t, "afterwards", a, int(a.Result.PromptTokens.V), 5, want.Exact)
+	if _, err := exact(call(i.Engine+"-after", 5, 5), 5); err != nil {
+		t.Error(err)
+	}
 }

@@ -152,22 +152,28 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// Against llama.cpp's server: everything that a replay relies on.
+// Against engines: everything that a replay relies on.
 func TestEngine(t *testing.T) {
-	url := backendtest.URL(t, "REPRISE_LLAMACPP_URL")
-	for _, conf := range []backends.Config{{URL: url}, {URL: url, Chat: true}} {
-		b, err := New(conf)
-		if err != nil {
-			t.Fatal(err)
-		}
-		i, err := b.Probe(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if i.Engine != "llama.cpp" {
-			t.Fatalf("the engine is %s", i.Engine)
-		}
-		t.Logf("%+v", i)
-		backendtest.Engine(t, conf, b, i, backendtest.Dialect{Exact: true, OverlongStatus: http.StatusBadRequest})
+	for _, e := range []struct{ env, engine string }{
+		{"REPRISE_LLAMACPP_URL", llamaCpp}, {"REPRISE_VLLM_URL", vllm}, {"REPRISE_SGLANG_URL", sglang},
+	} {
+		t.Run(e.engine, func(t *testing.T) {
+			url := backendtest.URL(t, e.env)
+			for _, conf := range []backends.Config{{URL: url}, {URL: url, Chat: true}} {
+				b, err := New(conf)
+				if err != nil {
+					t.Fatal(err)
+				}
+				i, err := b.Probe(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if i.Engine != e.engine {
+					t.Fatalf("the engine is %s", i.Engine)
+				}
+				t.Logf("%+v", i)
+				backendtest.Engine(t, conf, b, i, backendtest.Dialect{Exact: true, OverlongStatus: http.StatusBadRequest})
+			}
+		})
 	}
 }
