@@ -43,6 +43,8 @@ type Options struct {
 	ScaleRate   float64       `json:"scale_rate"`  // superposes independent copies of the trace, 0 means 1
 	Aborts      AbortPolicy   `json:"aborts"`      // what to do where the recorded client hung up, empty means off
 	Sessions    SessionPolicy `json:"sessions"`    // what turns wait for, empty means recorded
+	Shard       Shard         `json:"shard"`       // which part of the run this process plays
+	StartAt     time.Time     `json:"start_at"`    // wall clock of the first scheduled send, zero: when ready
 	Concurrency int           `json:"concurrency"` // closed loop: this many sessions at a time in place of arrivals
 
 	TooLong Policy `json:"too_long"` // rows beyond the model's context
@@ -98,6 +100,9 @@ func (o *Options) Validate() error {
 	}
 	if o.Concurrency > 0 && (o.Speedup != 1 || o.ScaleRate != 1) {
 		bad("--concurrency has no arrivals: it goes without --speedup and --scale-rate")
+	}
+	if o.Shard.Of > 1 && o.Concurrency > 0 {
+		bad("--shard divides a schedule, and --concurrency has none: give each process its share of the users")
 	}
 	switch o.Aborts {
 	case AbortOff, AbortTime, AbortToken:

@@ -42,6 +42,7 @@ type Plan struct {
 	Digest string
 
 	source  Source
+	text    bool // prompts go as text
 	prompts *prompts
 	talks   *conversations // nil where no turn waits
 	shares  []share
@@ -102,7 +103,7 @@ func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 	if vocab < 16 {
 		return nil, fmt.Errorf("a vocabulary of %d tokens is too small to make prompts of", vocab)
 	}
-	p := &Plan{Options: o, MaxLen: maxLen, Vocab: vocabulary(vocab, t.MinID), Skipped: map[string]int64{}, source: src}
+	p := &Plan{Options: o, MaxLen: maxLen, Vocab: vocabulary(vocab, t.MinID), Skipped: map[string]int64{}, source: src, text: t.Text}
 	if t.Text {
 		p.Vocab = Vocabulary{Size: uint32(len(words))}
 	}
@@ -114,20 +115,23 @@ func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 	var last time.Duration
 	var rate rateCounter
 	digest := sha256.New()
-	one := int64(0) // rows of one lap
+	one, all := int64(0), int64(0) // rows of one lap, of this shard and of all
 	for it, err := range p.lap(0, &long, &missing) {
 		if err != nil {
 			return nil, err
 		}
-		if one == 0 {
+		if all == 0 {
 			p.prompts = newPrompts(o.Seed, p.Vocab, int(p.Header.Blocks.Size))
 		}
-		one++
 		last = it.row.Arrival
-		p.PromptTokens += int64(it.prompt)
-		p.OutputTokens += int64(it.output)
-		p.MaxPrompt = max(p.MaxPrompt, it.prompt)
-		rate.add(it.due)
+		all++
+		if o.Shard.has(it) {
+			one++
+			p.PromptTokens += int64(it.prompt)
+			p.OutputTokens += int64(it.output)
+			p.MaxPrompt = max(p.MaxPrompt, it.prompt)
+			rate.add(it.due)
+		}
 		digestRow(digest, it)
 		p.prompts.learn(&it.row.Request, it.prompt)
 		if p.talks != nil {
@@ -149,7 +153,7 @@ func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 			Hint: "--missing skip leaves them out, and counts them in the result",
 		}
 	}
-	if one == 0 {
+	if all == 0 {
 		return nil, p.nothing()
 	}
 	if p.talks != nil {
@@ -169,8 +173,8 @@ func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 	if p.Lap == 0 {
 		// The gap between two laps is the trace's own mean gap.
 		p.Lap = last - p.Base
-		if one > 1 {
-			p.Lap += p.Lap / time.Duration(one-1)
+		if all > 1 {
+			p.Lap += p.Lap / time.Duration(all-1)
 		}
 		p.Lap = max(p.Lap, time.Nanosecond)
 	}
@@ -184,7 +188,8 @@ func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 // count finds how many requests the whole plan sends, and the busiest second.
 // One plain pass through the trace needs no second one.
 func (p *Plan) count(one int64) error {
-	if p.Options.ScaleRate == 1 && !p.Options.Arrival.IsSet() {
+	simple := p.Options.ScaleRate == 1 && !p.Options.Arrival.IsSet()
+	if simple && (p.Options.Loop == 1 || p.Options.Shard.Of <= 1) {
 		p.Rows = one * int64(p.Options.Loop)
 		return nil
 	}
@@ -239,10 +244,23 @@ func (p *Plan) scale(d time.Duration) time.Duration {
 // items yields what the schedule sends, in order: all of the plan but the turns
 // that wait for answers.
 func (p *Plan) items() iter.Seq2[*item, error] {
+	rows := p.laps()
 	if p.Options.Arrival.IsSet() {
-		return p.rearrived(p.laps())
+		rows = p.rearrived(rows)
 	}
-	return p.laps()
+	if p.Options.Shard.Of <= 1 {
+		return rows
+	}
+	return func(yield func(*item, error) bool) {
+		for it, err := range rows {
+			if err == nil && !p.Options.Shard.has(it) {
+				continue
+			}
+			if !yield(it, err) || err != nil {
+				return
+			}
+		}
+	}
 }
 
 // rearrived gives the rows of a plan the times of Options.Arrival.

@@ -156,8 +156,15 @@ func (p *Plan) Run(ctx context.Context, c Config) (*Stats, error) {
 	case <-time.After(lead):
 	case <-r.halted:
 	}
-	r.start = clock.Now() + lead
-	stats.StartedAt = time.Now().Add(lead)
+	wait := lead
+	if at := p.Options.StartAt; !at.IsZero() {
+		if wait = time.Until(at); wait < 0 {
+			r.fail(fmt.Errorf("the start at %v is past by %v: the shards would not begin together", at.Format(time.RFC3339Nano), -wait))
+			wait = 0
+		}
+	}
+	r.start = clock.Now() + wait
+	stats.StartedAt = time.Now().Add(wait)
 	r.progress.started.Store(int64(r.start))
 
 	paced := make(chan error)
