@@ -33,5 +33,6 @@ var (
 	ErrVersion   = errors.New("unsupported format version")
 	ErrUnsorted  = errors.New("arrival goes backwards")
 	ErrFormat    = errors.New("not a known trace format")
+	ErrJournal   = errors.New("is the journal of an unfinished recording")
 	ErrTruncated = errors.New("the file is cut short")
 )

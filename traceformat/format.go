@@ -52,6 +52,8 @@ type OpenOptions struct {
 	// that lie outside [From, To) are skipped, so that rows outside may or may
 	// not be yielded.
 	From, To Opt[time.Duration]
+	// ignoreUnknown reads past columns that a native file should not have.
+	ignoreUnknown bool
 	// TempDir is where streams are spooled that need random access, and sorts
 	// spill; empty is the system's folder for temporary files.
 	TempDir string
@@ -84,6 +86,10 @@ func Param(key, value string) ReadOption {
 func Columns(names ...string) ReadOption {
 	return func(o *OpenOptions) { o.Columns = append(o.Columns, names...) }
 }
+
+// IgnoreUnknownColumns reads a native file that has columns beyond those of
+// this package, without them.
+func IgnoreUnknownColumns() ReadOption { return func(o *OpenOptions) { o.ignoreUnknown = true } }
 
 // Within skips row groups whose arrivals all lie outside [from, to).
 func Within(from, to time.Duration) ReadOption {
