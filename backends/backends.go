@@ -36,12 +36,13 @@ type Info struct {
 	Engine    string            `json:"engine"` // "vllm", "sglang", "llama.cpp", "sim", ...
 	Version   string            `json:"version,omitempty"`
 	Model     string            `json:"model,omitempty"`
-	MaxLen    int               `json:"max_model_len,omitempty"` // prompt and answer together; 0: unknown
-	VocabSize int               `json:"vocab_size,omitempty"`    // token ids below this are safe to send; 0: unknown
-	MinID     int               `json:"min_token_id,omitempty"`  // ids below this may be special (padding, end of text); from here on they are ordinary
-	NoReuse   bool              `json:"no_reuse,omitempty"`      // a connection carries one request, whatever the server says of keep-alive
-	Config    map[string]string `json:"config,omitempty"`        // as the engine reports it, flat
-	Warnings  []string          `json:"warnings,omitempty"`      // what a run against it cannot be trusted for
+	MaxLen    int               `json:"max_model_len,omitempty"`  // prompt and answer together; 0: unknown
+	MaxPrompt int               `json:"max_prompt_len,omitempty"` // prompt alone; 0: MaxLen is all there is
+	VocabSize int               `json:"vocab_size,omitempty"`     // token ids below this are safe to send; 0: unknown
+	MinID     int               `json:"min_token_id,omitempty"`   // ids below this may be special (padding, end of text); from here on they are ordinary
+	NoReuse   bool              `json:"no_reuse,omitempty"`       // a connection carries one request, whatever the server says of keep-alive
+	Config    map[string]string `json:"config,omitempty"`         // as the engine reports it, flat
+	Warnings  []string          `json:"warnings,omitempty"`       // what a run against it cannot be trusted for
 }
 
 // A Call is one request, in terms that every server shares.

@@ -316,6 +316,20 @@ func Engine(t *testing.T, conf backends.Config, b backends.Backend, i *backends.
 		t.Errorf("%s: %v, %s, events %d; want 60 tokens", c.ID, err, Summary(a.Result), a.Tokens)
 	}
 	if i.MaxLen <= 64<<10 {
+		// Up to the limit that Probe found, lengths are exact: engines cut answers
+		// short at the end of the context, under status 200.
+		if b.TokenIDs() {
+			if _, err := exact(call(i.Engine+"-full", i.MaxLen-20, 20), i.MaxLen-20); err != nil {
+				t.Error(err)
+			}
+			longest := i.MaxLen - 1
+			if i.MaxPrompt > 0 {
+				longest = min(longest, i.MaxPrompt)
+			}
+			if _, err := exact(call(i.Engine+"-longest", longest, 1), longest); err != nil {
+				t.Error(err)
+			}
+		}
 		c = call(i.Engine+"-overlong", i.MaxLen+1000, 4)
 		if a, err := play(c); err != nil || a.Status != want.OverlongStatus || !strings.HasSuffix(a.Result.Error, "/context_overflow") || a.Tokens != 0 {
 			t.Errorf("%s: %v, status %d, %s; want %d and a context overflow", c.ID, err, a.Status, Summary(a.Result), want.OverlongStatus)

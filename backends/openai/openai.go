@@ -229,6 +229,11 @@ func (b *Backend) Probe(ctx context.Context) (*backends.Info, error) {
 			b.conf.FindVocab(ctx, i, "")
 		}
 	case b.continuous:
+		if engine == sglang && i.MaxLen > 7 {
+			// What of its context SGLang leaves to a request; see package sglang.
+			i.MaxPrompt = i.MaxLen - 7
+			i.MaxLen -= 2
+		}
 		if b.ids {
 			b.conf.FindVocab(ctx, i, m.Root)
 		}

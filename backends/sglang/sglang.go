@@ -32,14 +32,21 @@ type Backend struct {
 	conf  backends.Config
 	model string
 	v1    bool // the OpenAI-compatible API
+	rid   bool // calls carry their ids
 }
 
 var _ backends.Backend = (*Backend)(nil)
 
-// New returns a Backend for the server of c. The option api is "generate" (the
-// default) or "v1"; chat needs the latter.
+// New returns a Backend for the server of c. Its options are
+//
+//	api=generate|v1    the native interface (the default), or OpenAI's, which chat needs
+//	rid=true           send a call's id as rid, by which SGLang's logs name it
+//
+// Without the latter SGLang makes up ids. It aborts whatever bears a rid whose
+// streamed answer ended 2 s ago, so ids must not come again within that time,
+// as they would where a trace is played twice in a row.
 func New(c backends.Config) (*Backend, error) {
-	if err := c.CheckOptions("api"); err != nil {
+	if err := c.CheckOptions("api", "rid"); err != nil {
 		return nil, fmt.Errorf("sglang: %w", err)
 	}
 	if _, err := c.BaseURL(); err != nil {
@@ -54,6 +61,13 @@ func New(c backends.Config) (*Backend, error) {
 	case api != "" && api != "generate":
 		return nil, fmt.Errorf("sglang: option api=%s: want generate or v1", api)
 	}
+	switch v := c.Options["rid"]; v {
+	case "true":
+		b.rid = true
+	case "", "false":
+	default:
+		return nil, fmt.Errorf("sglang: option rid=%s: want true or false", v)
+	}
 	return b, nil
 }
 
@@ -64,8 +78,7 @@ func (b *Backend) TokenIDs() bool { return !b.conf.Chat }
 func (b *Backend) NewDecoder(c *backends.Call) backends.Decoder { return backends.NewDecoder(c) }
 
 // Encode implements [backends.Backend]. The temperature is 0 where c has none.
-// Choices beyond the first are sampled at 1, as greedy ones would be alike. The
-// call's id is sent as rid, which must not be in flight twice.
+// Several choices are then sampled at 1, as greedy ones would be alike.
 func (b *Backend) Encode(dst []byte, c *backends.Call) (path string, body []byte) {
 	t := c.Temperature.Or(0)
 	if c.N > 1 && t == 0 {
@@ -111,7 +124,7 @@ func (b *Backend) Encode(dst []byte, c *backends.Call) (path string, body []byte
 // names appends what both interfaces call by one name.
 func (b *Backend) names(dst []byte, c *backends.Call) []byte {
 	// With several choices SGLang takes a list of ids, one for each.
-	if c.ID != "" && c.N <= 1 {
+	if b.rid && c.ID != "" && c.N <= 1 {
 		dst = llmapi.AppendString(append(dst, `,"rid":`...), c.ID)
 	}
 	if c.CacheSalt != "" {
@@ -133,6 +146,7 @@ func (b *Backend) Probe(ctx context.Context) (*backends.Info, error) {
 		Version     string `json:"version"`
 		ModelPath   string `json:"model_path"`
 		ContextLen  int    `json:"context_length"`
+		MaxInput    int    `json:"max_req_input_len"`
 		Interval    int    `json:"stream_interval"`
 		Incremental bool   `json:"incremental_streaming_output"`
 		Truncate    bool   `json:"allow_auto_truncate"`
@@ -148,6 +162,16 @@ func (b *Backend) Probe(ctx context.Context) (*backends.Info, error) {
 	i.Version, i.Model, i.MaxLen = s.Version, m.ID, m.MaxLen
 	if i.MaxLen == 0 {
 		i.MaxLen = s.ContextLen
+	}
+	// What the server accepts is less than what it names. A context of 8192
+	// takes prompts of up to 8185 tokens, and cuts answers short at 8190 in all,
+	// under status 200: max_req_input_len is 5 below the scheduler's own limit,
+	// which keeps one more token for itself (0.5.23: tp_worker.py, scheduler.py).
+	if s.MaxInput > 0 {
+		i.MaxPrompt = s.MaxInput - 1
+		if most := s.MaxInput + 4; i.MaxLen == 0 || most < i.MaxLen {
+			i.MaxLen = most
+		}
 	}
 	if i.MaxLen == 0 {
 		i.Warnings = append(i.Warnings, "the server does not say its context length: requests that do not fit will fail")

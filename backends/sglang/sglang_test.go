@@ -53,11 +53,13 @@ func TestEncode(t *testing.T) {
 		path string
 		want string
 	}{
-		{"generate", backends.Config{}, backends.Call{ID: "r-1", PromptIDs: []uint32{5, 16383}, MaxTokens: 8, Stream: true, CacheSalt: "s"},
+		{"generate", backends.Config{Options: map[string]string{"rid": "true"}}, backends.Call{ID: "r-1", PromptIDs: []uint32{5, 16383}, MaxTokens: 8, Stream: true, CacheSalt: "s"},
 			"/generate", `{"input_ids":[5,16383],"sampling_params":{"max_new_tokens":8,"min_new_tokens":8,"ignore_eos":true,"temperature":0},"stream":true,"rid":"r-1","extra_key":"s"}`},
-		{"several choices have several ids, so none is sent", backends.Config{}, backends.Call{ID: "r-1", PromptIDs: []uint32{5}, MaxTokens: 8, N: 2},
+		{"no rid unless asked for, as one that comes again too soon is aborted", backends.Config{}, backends.Call{ID: "r-1", PromptIDs: []uint32{5}, MaxTokens: 8},
+			"/generate", `{"input_ids":[5],"sampling_params":{"max_new_tokens":8,"min_new_tokens":8,"ignore_eos":true,"temperature":0}}`},
+		{"several choices have several ids, so none is sent", backends.Config{Options: map[string]string{"rid": "true"}}, backends.Call{ID: "r-1", PromptIDs: []uint32{5}, MaxTokens: 8, N: 2},
 			"/generate", `{"input_ids":[5],"sampling_params":{"max_new_tokens":8,"min_new_tokens":8,"ignore_eos":true,"temperature":1,"n":2}}`},
-		{"v1", backends.Config{Model: "m", Options: map[string]string{"api": "v1"}}, backends.Call{ID: "r-1", PromptIDs: []uint32{5}, MaxTokens: 8, Stream: true},
+		{"v1", backends.Config{Model: "m", Options: map[string]string{"api": "v1", "rid": "true"}}, backends.Call{ID: "r-1", PromptIDs: []uint32{5}, MaxTokens: 8, Stream: true},
 			"/v1/completions", `{"model":"m","prompt":[5],"max_tokens":8,"min_tokens":8,"ignore_eos":true,"temperature":0,"stream":true,"stream_options":{"include_usage":true,"continuous_usage_stats":true},"rid":"r-1"}`},
 		{"chat", backends.Config{Model: "m", Chat: true}, backends.Call{Text: "hi", MaxTokens: 8, Temperature: traceformat.Some(0.25)},
 			"/v1/chat/completions", `{"model":"m","messages":[{"role":"user","content":"hi"}],"max_tokens":8,"min_tokens":8,"ignore_eos":true,"temperature":0.25}`},
@@ -88,7 +90,8 @@ func TestNewRefuses(t *testing.T) {
 	}{
 		{backends.Config{}, "sglang: no server named: give its address, such as http://127.0.0.1:8000"},
 		{backends.Config{URL: u, Options: map[string]string{"api": "v2"}}, "sglang: option api=v2: want generate or v1"},
-		{backends.Config{URL: u, Options: map[string]string{"apo": "v1"}}, `sglang: no option "apo"; there are api`},
+		{backends.Config{URL: u, Options: map[string]string{"apo": "v1"}}, `sglang: no option "apo"; there are api, rid`},
+		{backends.Config{URL: u, Options: map[string]string{"rid": "yes"}}, "sglang: option rid=yes: want true or false"},
 		{backends.Config{URL: u, Chat: true, Options: map[string]string{"api": "generate"}}, "sglang: api=generate has no chat; use api=v1"},
 	}
 	for _, tt := range tests {
@@ -110,7 +113,7 @@ func TestProbe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if i.Engine != "sglang" || i.Version != "0.5.23" || i.Model != "tiny" || i.MaxLen != 8192 || i.MinID != 10 || i.VocabSize != 2745 {
+	if i.Engine != "sglang" || i.Version != "0.5.23" || i.Model != "tiny" || i.MaxLen != 8190 || i.MaxPrompt != 8185 || i.MinID != 10 || i.VocabSize != 2745 {
 		t.Errorf("Probe = %+v", i)
 	}
 	for k, want := range map[string]string{"page_size": "1", "chunked_prefill_size": "4096", "schedule_policy": "fcfs", "disable_radix_cache": "false", "max_total_num_tokens": "65536", "vocab_source": "tokenize"} {

@@ -99,7 +99,7 @@ func classify(status int, msg, kind string) string {
 		words []string
 	}{
 		{"engine_dead", []string{"enginecore encountered", "enginedeaderror", "engine is dead", "engine loop is not running"}},
-		{"context_overflow", []string{"context length", "context size", "context window", "exceed_context_size", "context_length_exceeded", "input is too long", "prompt is too long"}},
+		{"context_overflow", []string{"context length", "context size", "context window", "exceed_context_size", "context_length_exceeded", "input is too long", "exceeds the maximum allowed length", "prompt is too long"}},
 		{"out_of_vocab", []string{"out of vocabulary", "invalid tokens", "invalid token id", "out of range of the vocab"}},
 		{"model_not_found", []string{"model_not_found", "the model `", "model not found", "unknown model"}},
 		{"empty_prompt", []string{"at least one prompt", "non-empty", "cannot be empty", "must not be empty", "should be provided", "prompt is empty"}},
