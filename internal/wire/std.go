@@ -70,6 +70,7 @@ type stdClient struct {
 
 	dialed, stale, resent atomic.Int64
 
+	late  refusals
 	calls sync.WaitGroup
 	conns sync.WaitGroup // of stampConns that are open
 
@@ -89,10 +90,11 @@ func (c *stdClient) Stats() Stats {
 type stampConn struct {
 	net.Conn
 	client     *stdClient
-	warm       atomic.Bool  // opened by Warm and not used yet
-	wroteFirst atomic.Int64 // clock reading before the first write since the last reset
-	wroteLast  atomic.Int64 // after the last write
-	readLast   atomic.Int64 // after the last read
+	warm       atomic.Bool             // opened by Warm and not used yet
+	wroteFirst atomic.Int64            // clock reading before the first write since the last reset
+	wroteLast  atomic.Int64            // after the last write
+	readLast   atomic.Int64            // after the last read
+	call       atomic.Pointer[stdCall] // to be told of writes, where it has the connection alone
 	once       sync.Once
 }
 
@@ -106,6 +108,9 @@ func (s *stampConn) Write(b []byte) (int, error) {
 	s.wroteFirst.CompareAndSwap(0, int64(clock.Now()))
 	n, err := s.Conn.Write(b)
 	s.wroteLast.Store(int64(clock.Now()))
+	if x := s.call.Load(); x != nil {
+		x.wrote()
+	}
 	return n, err
 }
 
@@ -268,6 +273,7 @@ func (c *stdClient) Close() {
 	c.calls.Wait()
 	c.rt.CloseIdleConnections()
 	c.conns.Wait()
+	c.late.wait()
 }
 
 // A stdCall is one exchange.
@@ -287,7 +293,8 @@ type stdCall struct {
 	attempts int
 	reused   bool // of the last attempt
 	answered bool // a byte of the answer came
-	sent     bool
+	handed   bool // the transport has put the request into its buffer
+	sent     bool // the sink was told
 	over     bool
 }
 
@@ -302,7 +309,7 @@ func (c *stdClient) Start(req *Request, sink Sink) Call {
 	defer c.mu.Unlock()
 	if c.closed {
 		x.cancel(nil)
-		go sink.Close(clock.Now(), net.ErrClosed)
+		c.late.refuse(sink, net.ErrClosed)
 		return x
 	}
 	c.calls.Add(1)
@@ -310,7 +317,13 @@ func (c *stdClient) Start(req *Request, sink Sink) Call {
 		defer c.calls.Done()
 		at, err := x.exchange()
 		x.mu.Lock()
+		if x.handed {
+			x.tellSent() // before a head came
+		}
 		x.over = true
+		if x.conn != nil {
+			x.conn.call.CompareAndSwap(x, nil)
+		}
 		x.mu.Unlock()
 		x.cancel(nil)
 		x.sink.Close(at, err)
@@ -348,10 +361,13 @@ func (x *stdCall) exchange() (time.Duration, error) {
 		RequestID:   resp.Header.Get("X-Request-Id"),
 		RetryAfter:  resp.Header.Get("Retry-After"),
 	}
-	if e := resp.Header.Get("Content-Encoding"); e != "" && !isIdentity(e) {
+	if e := resp.Header.Get("Content-Encoding"); e != "" && !equalFold(e, "identity") {
 		h.ContentEncoding = e
 	}
 	x.mu.Lock()
+	if x.handed {
+		x.tellSent()
+	}
 	if !x.sent {
 		x.sent = true
 		x.sink.Sent(x.firstWrite(), 0)
@@ -407,16 +423,13 @@ func (x *stdCall) firstWrite() time.Duration {
 	return x.started
 }
 
-// onceBody hides what it wraps, so that the transport cannot rewind it and send
-// it again by itself.
-type onceBody struct{ io.Reader }
-
-func (onceBody) Close() error { return nil }
-
 func (x *stdCall) request() (*http.Request, error) {
+	if err := x.req.check(); err != nil {
+		return nil, err
+	}
 	ref, err := url.ParseRequestURI(x.c.base.EscapedPath() + x.req.Path)
-	if err != nil || x.req.Path == "" || x.req.Path[0] != '/' {
-		return nil, fmt.Errorf("request path %q: want a path that starts with a slash", x.req.Path)
+	if err != nil {
+		return nil, fmt.Errorf("request path %q: %w", x.req.Path, err)
 	}
 	ref.Scheme, ref.Host = x.c.base.Scheme, x.c.base.Host
 	hr := &http.Request{
@@ -439,14 +452,15 @@ func (x *stdCall) request() (*http.Request, error) {
 		if hr.Header.Get("Content-Type") == "" {
 			hr.Header.Set("Content-Type", "application/json")
 		}
-		hr.Body = onceBody{bytes.NewReader(x.req.Body)}
+		// Without GetBody the transport cannot send it twice by itself.
+		hr.Body = io.NopCloser(bytes.NewReader(x.req.Body))
 	}
 	if x.c.opts.RetryStale {
 		// The transport sends again what it holds for idempotent: it is told
 		// so by a header that it does not put on the wire.
 		hr.Header["Idempotency-Key"] = []string{}
 		if len(x.req.Body) > 0 {
-			hr.GetBody = func() (io.ReadCloser, error) { return onceBody{bytes.NewReader(x.req.Body)}, nil }
+			hr.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(x.req.Body)), nil }
 		}
 	}
 	return hr.WithContext(httptrace.WithClientTrace(x.ctx, &httptrace.ClientTrace{
@@ -472,30 +486,58 @@ func (x *stdCall) gotConn(info httptrace.GotConnInfo) {
 		x.c.resent.Add(1)
 	}
 	s, exclusive := stamps(info.Conn)
-	x.reused, x.conn, x.started, x.sent = info.Reused, nil, now, false
+	x.reused, x.conn, x.started, x.handed, x.sent = info.Reused, nil, now, false, false
 	if s != nil && s.warm.Swap(false) {
 		x.reused = true
 	}
 	if exclusive {
 		x.conn = s
 		s.wroteFirst.Store(0)
+		s.call.Store(x)
 	}
 	x.sink.Conn(now, x.reused)
 }
 
+// wroteRequest is called when the request is in the transport's buffer, whose
+// last flush may be still to come.
 func (x *stdCall) wroteRequest(info httptrace.WroteRequestInfo) {
-	now := clock.Now()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.over || x.sent || info.Err != nil || x.started == 0 {
+	if x.over || x.started == 0 || info.Err != nil {
 		return
 	}
-	x.sent = true
-	if x.conn != nil {
-		now = time.Duration(x.conn.wroteLast.Load())
+	x.handed = true
+	if x.conn == nil {
+		x.tellSent() // many exchanges on one connection: nobody knows better
 	}
-	x.sink.Sent(x.firstWrite(), now)
+}
+
+// wrote is called after each write to the connection. Where none follows
+// wroteRequest, because the buffer was empty, the head tells that all is sent.
+func (x *stdCall) wrote() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	x.progress()
+	if x.handed && !x.over {
+		x.tellSent()
+	}
+}
+
+// tellSent reports once that the request is written. mu is held.
+func (x *stdCall) tellSent() {
+	if x.sent || x.conn != nil && x.conn.wroteFirst.Load() == 0 {
+		return // the second: hung up before anything was flushed
+	}
+	x.sent = true
+	last := clock.Now()
+	if x.conn != nil {
+		// Where a quick server's head is here before the write has returned,
+		// now is as good.
+		if t := x.conn.wroteLast.Load(); t >= x.conn.wroteFirst.Load() {
+			last = time.Duration(t)
+		}
+	}
+	x.sink.Sent(x.firstWrite(), last)
 }
 
 // fail says what an error of the transport means here.

@@ -2,8 +2,8 @@
 //
 // A [Client] is driven by events instead of blocking calls, so that one thread
 // can carry thousands of streams. Two implementations stand behind it: net/http
-// ([NewStd]: TLS, proxies, HTTP/2), and a raw HTTP/1.1 reader for plain TCP. [New]
-// chooses.
+// ([NewStd]: TLS, proxies, HTTP/2), and a hand-written HTTP/1.1 over one epoll
+// loop ([NewRaw]: Linux, plain TCP). [New] chooses.
 //
 // All times are readings of [reprise/internal/clock.Now].
 //
@@ -23,7 +23,10 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"time"
+
+	"reprise/internal/clock"
 )
 
 // A Request is one HTTP request, encoded before its time so that nothing is
@@ -38,10 +41,48 @@ type Request struct {
 
 	Idle  time.Duration // longest time without a byte sent or received, from Start on; 0: any
 	Total time.Duration // longest time from Start to the end of the answer; 0: any
+
+	// flight is the raw client's record of the request, placed here so that
+	// starting one allocates nothing.
+	flight flight
 }
 
 // A Field is one header line.
 type Field struct{ Name, Value string }
+
+// check refuses what would not stay one request on the wire.
+func (r *Request) check() error {
+	for i := range len(r.Method) {
+		if !isToken[r.Method[i]] {
+			return fmt.Errorf("request method %q is no word", r.Method)
+		}
+	}
+	if r.Path == "" || r.Path[0] != '/' {
+		return fmt.Errorf("request path %q: want a path that starts with a slash", r.Path)
+	}
+	for i := range len(r.Path) {
+		if c := r.Path[i]; c <= ' ' || c == 0x7f {
+			return fmt.Errorf("request path %q holds byte %#x: escape it", r.Path, c)
+		}
+	}
+	for i := range r.Header {
+		f := &r.Header[i]
+		if f.Name == "" {
+			return errors.New("a request header has no name")
+		}
+		for j := range len(f.Name) {
+			if !isToken[f.Name[j]] {
+				return fmt.Errorf("request header %q is no word", f.Name)
+			}
+		}
+		for j := range len(f.Value) {
+			if c := f.Value[j]; c < ' ' && c != '\t' || c == 0x7f {
+				return fmt.Errorf("request header %s holds byte %#x", f.Name, c)
+			}
+		}
+	}
+	return nil
+}
 
 // A Head is the head of an answer.
 type Head struct {
@@ -61,7 +102,8 @@ type Sink interface {
 	Conn(at time.Duration, reused bool)
 	// Sent reports the moment just before the first byte went to the kernel,
 	// and the moment after the last. last is 0 if the answer began before the
-	// request was written out.
+	// request was written out; it can be a little after the stamp of the head,
+	// since a quick server answers while the writing thread returns.
 	Sent(first, last time.Duration)
 	// Head reports the final head (1xx answers are skipped).
 	Head(at time.Duration, h Head)
@@ -161,6 +203,15 @@ const (
 // the traffic (plain http, no proxy, Linux), net/http otherwise. A path in base
 // is put before the path of every request.
 func New(base string, o Options) (Client, error) {
+	u, err := parseBase(base)
+	if err != nil {
+		return nil, err
+	}
+	if proxy, err := o.proxy(u); err != nil {
+		return nil, err
+	} else if u.Scheme == "http" && proxy == nil && haveRaw {
+		return NewRaw(base, o)
+	}
 	return NewStd(base, o)
 }
 
@@ -199,4 +250,36 @@ func parseBase(base string) (*url.URL, error) {
 	}
 	u.Path = strings.TrimRight(u.Path, "/")
 	return u, nil
+}
+
+// refusals closes sinks that never got as far as a connection, each from a
+// goroutine of its own because Start must not. (A WaitGroup would not do: Start
+// may come while Close waits.)
+type refusals struct {
+	mu    sync.Mutex
+	n     int
+	empty sync.Cond // L is &mu from the first use on
+}
+
+func (r *refusals) refuse(sink Sink, err error) {
+	r.mu.Lock()
+	r.n++
+	r.mu.Unlock()
+	go func() {
+		sink.Close(clock.Now(), err)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.n--; r.n == 0 && r.empty.L != nil {
+			r.empty.Broadcast()
+		}
+	}()
+}
+
+func (r *refusals) wait() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.empty.L = &r.mu
+	for r.n > 0 {
+		r.empty.Wait()
+	}
 }
