@@ -1,0 +1,317 @@
+package metrics
+
+import (
+	"cmp"
+	"math"
+	"time"
+
+	"reprise/internal/stats"
+	"reprise/traceformat"
+)
+
+// A Config says what a Collector measures. The zero value measures all rows of
+// a capture.
+type Config struct {
+	// From and To bound the measured window, in run time. To 0: the last
+	// scheduled request.
+	From, To time.Duration
+	SLOs     []SLO
+	Limits   Limits // of the fidelity verdict; zero: DefaultLimits
+	// TokenIDs says that prompts went as token ids, so that every count must be
+	// exact.
+	TokenIDs bool
+	// Planned is how many requests were to be sent, 0 if that is not known.
+	// Those that no row speaks of were never reached.
+	Planned int64
+}
+
+// A Collector gathers rows, about 80 bytes each. It is for one goroutine.
+type Collector struct {
+	conf    Config
+	rows    []record
+	itl     *stats.Hist
+	gaps    *stats.Hist
+	itlN    int64 // events behind itl
+	noITL   int64 // successes whose events have no token counts
+	flow    flow
+	tokens  Tokens
+	lengths Lengths
+	failed  map[failure]int64
+	client  map[string]int64 // requests that the client could not send, by error
+	replays int64
+}
+
+// record is what is kept of a row. none stands for what is unknown.
+type record struct {
+	zero  time.Duration
+	lag   time.Duration // none: never sent
+	pacer time.Duration
+	conn  time.Duration // waiting for a connection, which
+	ttft  time.Duration // from the send
+	e2e   time.Duration
+	end   time.Duration
+	out   int32 // output tokens, -1: unknown
+	class Class
+	flags uint8
+}
+
+const none = time.Duration(math.MinInt64)
+
+const (
+	dialed   = 1 << iota // conn is the opening of one
+	measured             // in the window
+	replayed
+)
+
+type failure struct{ outcome, error string }
+
+// NewCollector returns an empty Collector.
+func NewCollector(c Config) *Collector {
+	if c.Limits == (Limits{}) {
+		c.Limits = DefaultLimits()
+	}
+	return &Collector{
+		conf: c, itl: stats.NewHist(), gaps: stats.NewHist(), flow: newFlow(c.From, c.To),
+		failed: map[failure]int64{}, client: map[string]int64{},
+	}
+}
+
+// Add takes one row, which stays the caller's.
+func (c *Collector) Add(row *traceformat.Row) {
+	r := Measure(row)
+	rec := record{zero: r.Zero, lag: none, ttft: r.TTFT.Or(none), e2e: r.E2E.Or(none), end: r.End.Or(none), out: r.OutputTokens.Or(-1), class: r.Class}
+	if r.Sent.OK {
+		rec.lag = r.Sent.V - r.Zero
+		l := r.Lag.V
+		rec.pacer, rec.conn = l.Pacer, l.Queue+l.Connect
+	}
+	if row.ConnReused.OK && !row.ConnReused.V {
+		rec.flags |= dialed
+	}
+	if r.Replayed {
+		rec.flags |= replayed
+		c.replays++
+	}
+	in := r.Zero >= c.conf.From && (c.conf.To == 0 || r.Zero <= c.conf.To)
+	if in {
+		rec.flags |= measured
+	}
+	c.rows = append(c.rows, rec)
+	c.flow.scheduled(r.Zero)
+	c.received(row, &r)
+	if !in {
+		return
+	}
+	switch r.Class {
+	case OK:
+		c.pool(row)
+	case Failed:
+		c.failed[failure{r.Outcome, r.Error}]++
+		if !r.Sent.OK && clientErrors[r.Error] {
+			c.client[r.Error]++
+		}
+	}
+	c.count(row, &r)
+}
+
+// pool adds the events of a success to the figures over tokens.
+func (c *Collector) pool(row *traceformat.Row) {
+	if len(row.ChunkTimes) > 1 && len(row.ChunkTokens) != len(row.ChunkTimes) {
+		c.noITL++
+	}
+	eachGap(row, func(gap time.Duration, tokens int64) {
+		c.gaps.Add(gap, 1)
+		if tokens > 0 {
+			c.itl.Add(gap/time.Duration(tokens), tokens)
+			c.itlN++
+		}
+	})
+}
+
+// eachGap visits the gaps between token-bearing events, each with the tokens
+// of the later event, 0 where that is unknown.
+func eachGap(row *traceformat.Row, visit func(gap time.Duration, tokens int64)) {
+	counted := len(row.ChunkTokens) == len(row.ChunkTimes)
+	last := none
+	for i, at := range row.ChunkTimes {
+		tokens := int64(0)
+		if counted {
+			if tokens = int64(row.ChunkTokens[i]); tokens <= 0 {
+				continue // it carries no token
+			}
+		}
+		if last != none {
+			visit(max(at-last, 0), tokens)
+		}
+		last = at
+	}
+}
+
+// received places the tokens of any request in time.
+func (c *Collector) received(row *traceformat.Row, r *Reading) {
+	if !r.Sent.OK || !r.E2E.OK && len(row.ChunkTimes) == 0 {
+		return
+	}
+	first := r.TTFT.Or(r.E2E.V)
+	if !r.TTFT.OK && len(row.ChunkTimes) > 0 {
+		first = row.ChunkTimes[0]
+	}
+	counted := len(row.ChunkTokens) == len(row.ChunkTimes)
+	total := int64(r.OutputTokens.Or(0))
+	switch n := int64(len(row.ChunkTimes)); {
+	case n > 0 && counted:
+		for i, at := range row.ChunkTimes {
+			c.flow.output(r.Sent.V+at, int64(max(row.ChunkTokens[i], 0)))
+		}
+	case n > 0:
+		// Which event carried how many is unknown; their sum is not.
+		for i, at := range row.ChunkTimes {
+			c.flow.output(r.Sent.V+at, total*int64(i+1)/n-total*int64(i)/n)
+		}
+		c.flow.spread++
+	case total > 0:
+		pieces := min(total, maxPieces)
+		for i := range pieces {
+			at := r.E2E.V
+			if pieces > 1 {
+				at = first + time.Duration(float64(r.E2E.V-first)*float64(i)/float64(pieces-1))
+			}
+			c.flow.output(r.Sent.V+at, total*(i+1)/pieces-total*i/pieces)
+		}
+		c.flow.spread++
+	}
+	prompt := r.PromptTokens
+	if !prompt.OK {
+		prompt = r.AskedPromptTokens
+	}
+	c.flow.prompt(r.Sent.V+first, int64(prompt.Or(0)))
+}
+
+// maxPieces bounds the steps in which an answer without events is spread.
+const maxPieces = 1024
+
+// count adds up tokens and compares them with what was asked for.
+func (c *Collector) count(row *traceformat.Row, r *Reading) {
+	t := &c.tokens
+	t.Prompt += int64(r.PromptTokens.Or(0))
+	t.Output += int64(r.OutputTokens.Or(0))
+	t.Reasoning += int64(row.ReasoningTokens.Or(0))
+	cached := row.CachedTokens
+	if r.Replayed {
+		cached = row.ServedCachedTokens
+		t.PromptAsked += int64(r.AskedPromptTokens.Or(0))
+		t.OutputAsked += int64(r.AskedOutputTokens.Or(0))
+	}
+	if cached.OK && r.PromptTokens.Or(0) > 0 {
+		t.Cached += int64(cached.V)
+		t.CachedOf += int64(r.PromptTokens.V)
+	}
+	if !r.Replayed {
+		return
+	}
+	// A request that ended early for another reason says nothing about lengths.
+	if r.Class == OK || r.Outcome == WrongLength {
+		c.lengths.Prompt.add(r.AskedPromptTokens, r.PromptTokens)
+		c.lengths.Output.add(r.AskedOutputTokens, r.OutputTokens)
+	}
+}
+
+// A flow counts the tokens whose events fall inside the window. Where its end
+// is not known yet, those that may lie behind it wait, a bucket a millisecond.
+type flow struct {
+	from, to      time.Duration
+	open          bool // to is the last scheduled request so far
+	in            counts
+	all           counts
+	waiting       map[int64]counts // by end of the millisecond
+	first, last   time.Duration    // scheduled request, event
+	begun, events bool
+	spread        int64 // requests whose tokens had to be spread
+}
+
+type counts struct{ output, prompt int64 }
+
+func (c *counts) add(o counts) {
+	c.output += o.output
+	c.prompt += o.prompt
+}
+
+func newFlow(from, to time.Duration) flow {
+	return flow{from: from, to: to, open: to == 0, waiting: map[int64]counts{}}
+}
+
+func (f *flow) scheduled(at time.Duration) {
+	if !f.begun || at < f.first {
+		f.first = at
+	}
+	f.begun = true
+	if f.open {
+		f.to = max(f.to, time.Duration(ceilMS(at))*time.Millisecond)
+	}
+}
+
+func (f *flow) output(at time.Duration, n int64) { f.count(at, counts{output: n}) }
+func (f *flow) prompt(at time.Duration, n int64) { f.count(at, counts{prompt: n}) }
+
+func (f *flow) count(at time.Duration, n counts) {
+	f.all.add(n)
+	if !f.events || at > f.last {
+		f.events, f.last = true, at
+	}
+	switch {
+	case at < f.from:
+	case at <= f.to:
+		f.in.add(n)
+	case f.open:
+		w := f.waiting[ceilMS(at)]
+		w.add(n)
+		f.waiting[ceilMS(at)] = w
+		if len(f.waiting) >= maxWaiting {
+			f.settle()
+		}
+	}
+}
+
+// maxWaiting is the number of buckets, about 3 MB, at which those that the
+// window has reached since are emptied.
+const maxWaiting = 1 << 16
+
+// settle counts what has come to lie inside the window.
+func (f *flow) settle() {
+	for ms, n := range f.waiting {
+		if time.Duration(ms)*time.Millisecond <= f.to {
+			f.in.add(n)
+			delete(f.waiting, ms)
+		}
+	}
+}
+
+func ceilMS(d time.Duration) int64 {
+	ms := int64(d / time.Millisecond)
+	if d > time.Duration(ms)*time.Millisecond {
+		ms++
+	}
+	return ms
+}
+
+// add compares one asked count with the one that was served.
+func (l *Length) add(asked, served traceformat.Opt[int32]) {
+	switch {
+	case !asked.OK:
+		return
+	case !served.OK:
+		l.Unverified++
+		return
+	}
+	l.Verified++
+	l.Asked += int64(asked.V)
+	l.Served += int64(served.V)
+	diff := int64(served.V) - int64(asked.V)
+	if diff == 0 {
+		l.Exact++
+	}
+	l.MaxError = max(l.MaxError, diff, -diff)
+}
+
+// byTime orders records by time zero.
+func byTime(a, b record) int { return cmp.Compare(a.zero, b.zero) }

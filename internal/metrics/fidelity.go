@@ -1,0 +1,184 @@
+package metrics
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"reprise/internal/units"
+	"reprise/traceformat"
+)
+
+// Limits of a faithful run.
+type Limits struct {
+	// The send error's p99 may be SendErrorP99, and no more than
+	// SendErrorTTFTShare of the median TTFT, which may not ask for better than
+	// SendErrorFloor.
+	SendErrorP99       time.Duration `json:"send_error_ns_p99"`
+	SendErrorFloor     time.Duration `json:"send_error_ns_floor"`
+	SendErrorTTFTShare float64       `json:"send_error_ttft_share"`
+	// PromptShare is how far the sum of prompt tokens may be off where prompts
+	// went as text. As token ids they may not be off at all.
+	PromptShare float64 `json:"text_prompt_tokens_share"`
+}
+
+// DefaultLimits are 5 ms, 1 % of the median TTFT but at least 1 ms, and 1 % of
+// the tokens of prompts sent as text.
+func DefaultLimits() Limits {
+	return Limits{SendErrorP99: 5 * time.Millisecond, SendErrorFloor: time.Millisecond, SendErrorTTFTShare: 0.01, PromptShare: 0.01}
+}
+
+// sendError is the limit in force for a median TTFT.
+func (l Limits) sendError(ttft traceformat.Opt[Nanos]) time.Duration {
+	if !ttft.OK || ttft.V.IsInf() {
+		return l.SendErrorP99
+	}
+	return min(l.SendErrorP99, max(l.SendErrorFloor, time.Duration(float64(ttft.V)*l.SendErrorTTFTShare)))
+}
+
+// Verdicts of a Fidelity.
+const (
+	Valid       = "valid"
+	Invalid     = "invalid"
+	NotReplayed = "not_replayed" // a capture: nothing was sent
+)
+
+// Who held up the sends of an invalid run.
+const (
+	ClientBottleneck  = "client"  // the sender: its pacer, its queue, its writes
+	ConnectBottleneck = "connect" // opening connections to the server
+)
+
+// Fidelity says whether the run did what the trace says, and what speaks
+// against it. Valid is false for a capture as well.
+type Fidelity struct {
+	Valid      bool     `json:"valid"`
+	Verdict    string   `json:"verdict"`
+	Reasons    []string `json:"reasons,omitempty"`
+	Bottleneck string   `json:"bottleneck,omitempty"`
+
+	// SendError is the p99 of |sent - scheduled|, or the maximum of a sample too
+	// small for one, and SendErrorLimit what it may be.
+	SendError      traceformat.Opt[Nanos] `json:"send_error_ns,omitzero"`
+	SendErrorOf    string                 `json:"send_error_of,omitempty"` // "p99" or "max"
+	SendErrorLimit time.Duration          `json:"send_error_ns_limit"`
+	Limits         Limits                 `json:"limits"`
+}
+
+func (c *Collector) fidelity(s *Summary) {
+	f := &s.Fidelity
+	f.Limits = c.conf.Limits
+	if c.replays == 0 && c.conf.Planned == 0 {
+		f.Verdict = NotReplayed
+		return
+	}
+	bad := func(format string, a ...any) { f.Reasons = append(f.Reasons, fmt.Sprintf(format, a...)) }
+	q := &s.Requests
+	planned := units.Count(q.Measured + q.Unsent)
+	if q.Measured == 0 {
+		bad("no request was scheduled inside the measured window")
+	}
+	if q.Shed > 0 {
+		bad("%s of %s requests were shed for want of room in flight: the server saw less than the trace holds", units.Count(q.Shed), planned)
+	}
+	if q.Unsent > 0 {
+		bad("%s of %s requests were never sent: the run was stopped", units.Count(q.Unsent), units.Count(q.Rows+q.Unsent))
+	}
+	for _, class := range slices.Sorted(maps.Keys(c.client)) {
+		bad("%s requests could not be sent by this client: %s", units.Count(c.client[class]), class)
+		f.Bottleneck = ClientBottleneck
+	}
+	c.punctual(s, bad)
+	c.lengthsRight(s, bad)
+	if f.Valid = len(f.Reasons) == 0; f.Valid {
+		f.Verdict = Valid
+	} else {
+		f.Verdict = Invalid
+	}
+}
+
+// punctual judges when requests were sent.
+func (c *Collector) punctual(s *Summary, bad func(string, ...any)) {
+	f := &s.Fidelity
+	f.SendErrorLimit = f.Limits.sendError(s.TTFT.Send.P50)
+	f.SendError, f.SendErrorOf = s.SendLag.Error.P99, "p99"
+	if !f.SendError.OK {
+		f.SendError, f.SendErrorOf = s.SendLag.Error.Max, "max"
+	}
+	if !f.SendError.OK {
+		f.SendErrorOf = ""
+		return
+	}
+	if f.SendError.V <= Nanos(f.SendErrorLimit) {
+		return
+	}
+	// What held up the late ones decides whom to blame.
+	var l Lag
+	for i := range c.rows {
+		r := &c.rows[i]
+		if r.flags&measured == 0 || r.flags&replayed == 0 || r.lag == none || r.sendError() <= f.SendErrorLimit {
+			continue
+		}
+		l.Total += r.sendError()
+		l.Pacer += r.pacer
+		if r.flags&dialed != 0 {
+			l.Connect += r.conn
+		} else {
+			l.Queue += r.conn
+		}
+		l.Write += r.write()
+	}
+	cause, most := "pacer", l.Pacer
+	for _, k := range []struct {
+		cause string
+		d     time.Duration
+	}{{"queue", l.Queue}, {"connect", l.Connect}, {"write", l.Write}} {
+		if k.d > most {
+			cause, most = k.cause, k.d
+		}
+	}
+	what := map[string]string{
+		"pacer": "the sender waking late", "queue": "waiting for a free connection",
+		"connect": "opening connections", "write": "writing the request",
+	}[cause]
+	blame := "this client was the bottleneck"
+	if f.Bottleneck == "" {
+		f.Bottleneck = ClientBottleneck
+	}
+	if cause == "connect" {
+		blame = "open more of them before the start, or look at the server's backlog"
+		f.Bottleneck = ConnectBottleneck
+	}
+	bad("the send error's %s is %s, over the limit of %s; %s of the delay was %s: %s", f.SendErrorOf, f.SendError.V,
+		units.Duration(f.SendErrorLimit), units.Percent(float64(most)/float64(max(1, l.Total))), what, blame)
+}
+
+// lengthsRight judges what was sent and what came back.
+func (c *Collector) lengthsRight(s *Summary, bad func(string, ...any)) {
+	p, o := &s.Lengths.Prompt, &s.Lengths.Output
+	switch off := p.Verified - p.Exact; {
+	case off == 0:
+	case c.conf.TokenIDs:
+		bad("%s of %s prompts had another length at the server, by up to %s tokens", units.Count(off), units.Count(p.Verified), units.Count(p.MaxError))
+	default:
+		if share := p.share(); share > s.Fidelity.Limits.PromptShare {
+			bad("prompt tokens are off by %s, over the limit of %s", units.Percent(share), units.Percent(s.Fidelity.Limits.PromptShare))
+		}
+	}
+	if off := o.Verified - o.Exact; off > 0 {
+		bad("%s of %s answers had another length than asked for, by up to %s tokens", units.Count(off), units.Count(o.Verified), units.Count(o.MaxError))
+	}
+	if c.conf.TokenIDs && p.Unverified+o.Unverified > 0 {
+		bad("the server told no token count of %s answers: lengths are unverified", units.Count(max(p.Unverified, o.Unverified)))
+	}
+}
+
+// share is how far the sum is off.
+func (l *Length) share() float64 {
+	if l.Asked == 0 {
+		return 0
+	}
+	d := float64(l.Served-l.Asked) / float64(l.Asked)
+	return max(d, -d)
+}
