@@ -35,7 +35,7 @@ func openBailian(src io.Reader, name string, o *traceformat.OpenOptions) (tracef
 	if err != nil {
 		return nil, err
 	}
-	if b.line == 0 {
+	if b.rows == 0 {
 		return nil, &traceformat.RowError{Name: name, Row: -1, Err: traceformat.ErrEmpty}
 	}
 	return r, nil
@@ -68,7 +68,7 @@ func (b *bailian) read(row *traceformat.Row) error {
 	raw := b.get("timestamp")
 	at, err := parseStamp(raw, seconds)
 	if err != nil {
-		return b.broken("timestamp %.40s %w", raw, err)
+		return b.errorf("timestamp %.40s %w", raw, err)
 	}
 	if b.rows == 0 && string(raw) == formatFloat(at.ns, seconds) {
 		b.style.add(floatTime)
@@ -82,17 +82,17 @@ func (b *bailian) read(row *traceformat.Row) error {
 		return err
 	}
 	if !row.PromptTokens.OK || !row.OutputTokens.OK {
-		return b.broken("input_length or output_length is missing")
+		return b.errorf("input_length or output_length is missing")
 	}
 	if raw := b.get("type"); raw != nil {
 		var quoted bool
 		if row.Class, quoted, err = parseText(raw); err != nil || !quoted {
-			return b.broken("type %.40s is not a string", raw)
+			return b.errorf("type %.40s is not a string", raw)
 		}
 	}
 	if raw := b.get("hash_ids"); raw != nil {
 		if b.ids, err = parseIDs(b.ids[:0], raw); err != nil {
-			return b.broken("hash_ids %w", err)
+			return b.errorf("hash_ids %w", err)
 		}
 		row.PrefixBlocks = b.ids
 		b.blocks = true
@@ -113,14 +113,14 @@ func (b *bailian) chat(row *traceformat.Row) error {
 	raw := b.get("chat_id")
 	id, err := strconv.ParseInt(string(raw), 10, 64)
 	if err != nil || id < 0 || id >= hashedSession {
-		return b.broken("chat_id %.40s is not a number from 0", raw)
+		return b.errorf("chat_id %.40s is not a number from 0", raw)
 	}
 	b.extra.keep("chat_id", raw)
 	session := id
 	if raw := b.get("parent_chat_id"); raw != nil {
 		parent, err := strconv.ParseInt(string(raw), 10, 64)
 		if err != nil || parent < bailianRoot || parent >= hashedSession {
-			return b.broken("parent_chat_id %.40s is not a number from -1", raw)
+			return b.errorf("parent_chat_id %.40s is not a number from -1", raw)
 		}
 		b.extra.keep("parent_chat_id", raw)
 		if parent != bailianRoot {
@@ -138,7 +138,7 @@ func (b *bailian) chat(row *traceformat.Row) error {
 	if raw := b.get("turn"); raw != nil {
 		n, exact, err := parseTokens(raw)
 		if err != nil || !exact || n < 1 {
-			return b.broken("turn %.40s is not a number from 1", raw)
+			return b.errorf("turn %.40s is not a number from 1", raw)
 		}
 		row.Turn = traceformat.Some(n - 1)
 		b.extra.number("turn", raw, formatDecimal(int64(n), 0))

@@ -21,7 +21,10 @@
 // common divisor of all distances from the first stamp that were read so far:
 // of up to 10,000 rows when a file is opened, of the whole file after All. It
 // is the format's own resolution while fewer than 16 distinct stamps were seen,
-// and 0 where it is below the microsecond. A trace that stands still between
+// and 0 where it is below the microsecond. Where all stamps are within 0.2 % of
+// the ticks of a slower clock, that one is meant, and [TickJitter] in
+// Header.Extra says how far they stray: Mooncake's are 3 s apart, but for 3 ms.
+// A trace that stands still between
 // ticks (Mooncake: 3 s, BurstGPT: 1 s) is best read with
 // [traceformat.Dequantise], which spreads the rows of a tick uniformly over it.
 // Each row draws from its own stream of the seed (parameter "seed", default 1);
@@ -76,9 +79,12 @@ func init() {
 	for _, f := range []traceformat.Format{
 		azureFormat,
 		bailianFormat,
+		basetenFormat,
 		burstGPTFormat,
+		dynamoFormat,
 		mooncakeFormat,
 		vidurFormat,
+		wekaFormat,
 	} {
 		traceformat.RegisterFormat(f)
 	}

@@ -9,17 +9,15 @@ import (
 	"reprise/traceformat"
 )
 
-// open reads in as a file of the named format.
+// open reads in as a file of the named format. params are keys and values;
+// "dequantise" asks for that.
 func open(t testing.TB, format string, in []byte, params ...string) (traceformat.Reader, error) {
 	t.Helper()
 	o := &traceformat.OpenOptions{Params: map[string]string{}}
 	for i := 0; i < len(params); i += 2 {
-		if params[i] == "dequantise" {
-			o.Dequantise = true
-			continue
-		}
 		o.Params[params[i]] = params[i+1]
 	}
+	o.Dequantise = o.Params["dequantise"] != ""
 	for _, f := range textFormats {
 		if f.Name == format {
 			return f.Open(bytes.NewReader(in), "in", o)
@@ -30,7 +28,9 @@ func open(t testing.TB, format string, in []byte, params ...string) (traceformat
 }
 
 // textFormats are the formats that are read as a stream.
-var textFormats = []traceformat.Format{azureFormat, bailianFormat, burstGPTFormat, mooncakeFormat, vidurFormat}
+var textFormats = []traceformat.Format{
+	azureFormat, bailianFormat, burstGPTFormat, dynamoFormat, mooncakeFormat, vidurFormat, wekaFormat,
+}
 
 // readAll reads in and expects no error.
 func readAll(t testing.TB, format string, in []byte, params ...string) (*traceformat.Header, []traceformat.Row) {
@@ -64,10 +64,9 @@ func reexport(t testing.TB, format string, in []byte, params ...string) ([]byte,
 	return out.Bytes(), rep
 }
 
-// shared returns a file of the public traces, which are not part of the
-// repository, or skips the test.
-func shared(t testing.TB, path ...string) []byte {
-	t.Helper()
+// sharedDir is where the public traces are, which are not part of the
+// repository.
+func sharedDir() string {
 	dir := os.Getenv("REPRISE_SHARED")
 	if dir == "" {
 		dir = "../shared"
@@ -75,8 +74,13 @@ func shared(t testing.TB, path ...string) []byte {
 	if !filepath.IsAbs(dir) {
 		dir = filepath.Join("..", "..", dir) // it is relative to the top of the repository
 	}
-	name := filepath.Join(append([]string{dir, "traces"}, path...)...)
-	b, err := os.ReadFile(name)
+	return filepath.Join(dir, "traces")
+}
+
+// shared returns a public trace or skips the test.
+func shared(t testing.TB, path ...string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(append([]string{sharedDir()}, path...)...))
 	if err != nil {
 		t.Skipf("public traces are not here (%v): set REPRISE_SHARED to their folder", err)
 	}
@@ -97,13 +101,45 @@ func TestPublicTracesComeBack(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.path[1], func(t *testing.T) {
 			in := shared(t, tt.path...)
-			for _, params := range [][]string{nil, {"dequantise", ""}} {
+			for _, params := range [][]string{nil, {"dequantise", "yes"}} {
 				out, rep := reexport(t, tt.format, in, params...)
 				if !bytes.Equal(in, out) {
 					t.Errorf("%v: %s came back with other bytes: %s", params, tt.path, firstDifference(in, out))
 				}
 				if len(rep.Lost) > 0 || len(rep.Skipped) > 0 {
 					t.Errorf("%v: report = %+v, want nothing lost", params, rep)
+				}
+			}
+		})
+	}
+}
+
+func testdata(t testing.TB, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// TestOwnFilesComeBack does the same for small files with all that their
+// formats allow: other spellings of numbers, quoted fields, missing values.
+func TestOwnFilesComeBack(t *testing.T) {
+	for file, format := range map[string]string{
+		"azure2023.csv": "azure", "azure2024.csv": "azure", "azure2025.csv": "azure",
+		"burstgpt1.csv": "burstgpt", "burstgpt3.csv": "burstgpt",
+		"mooncake.jsonl": "mooncake", "bailian.jsonl": "bailian",
+	} {
+		t.Run(file, func(t *testing.T) {
+			in := testdata(t, file)
+			for _, in := range [][]byte{in, bytes.ReplaceAll(in, []byte("\n"), []byte("\r\n")), bytes.TrimSuffix(in, []byte("\n"))} {
+				out, rep := reexport(t, format, in)
+				if !bytes.Equal(in, out) {
+					t.Errorf("came back with other bytes: %s", firstDifference(in, out))
+				}
+				if len(rep.Lost) > 0 || len(rep.Skipped) > 0 {
+					t.Errorf("report = %+v, want nothing lost", rep)
 				}
 			}
 		})

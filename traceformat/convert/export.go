@@ -65,6 +65,7 @@ type target struct {
 
 var targets = map[string]target{
 	azureName:    azureTarget,
+	basetenName:  basetenTarget,
 	burstName:    burstGPTTarget,
 	mooncakeName: mooncakeTarget,
 	bailianName:  bailianTarget,
@@ -156,6 +157,7 @@ type export struct {
 	json        jsonWriter
 	line        []byte
 	pending     bool // line waits for its end
+	baseten     *basetenWriter
 }
 
 func (x *export) row(t target, row *traceformat.Row) error {
@@ -222,6 +224,9 @@ func (x *export) arrival(row *traceformat.Row) int64 {
 	at := row.Arrival
 	if c := x.header.Clock; c.Dequantised != "" && c.Tick > 0 {
 		at -= at % c.Tick
+		if off, err := strconv.ParseInt(x.fields[offTick], 10, 64); err == nil && time.Duration(off).Abs() < c.Tick {
+			at += time.Duration(off)
+		}
 	}
 	return int64(at)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -47,10 +48,12 @@ func (r *jsonRow) next() error {
 const compactJSON = "compact-json"
 
 // get returns the value of key, or nil where it is absent or null.
-func (r *jsonRow) get(key string) []byte {
-	for i := range r.members {
-		if r.members[i].key == key && !r.members[i].isNull() {
-			return r.members[i].value
+func (r *jsonRow) get(key string) []byte { return get(r.members, key) }
+
+func get(members []member, key string) []byte {
+	for i := range members {
+		if members[i].key == key && !members[i].isNull() {
+			return members[i].value
 		}
 	}
 	return nil
@@ -68,6 +71,14 @@ func parseObject(dst []member, b []byte) ([]member, error) {
 	if !json.Valid(b) {
 		var v json.RawMessage
 		return nil, fmt.Errorf("not JSON: %w", json.Unmarshal(b, &v))
+	}
+	return membersOf(dst, b)
+}
+
+// membersOf is parseObject for what is known to be JSON.
+func membersOf(dst []member, b []byte) ([]member, error) {
+	if len(b) == 0 || b[0] != '{' {
+		return nil, errors.New("not a JSON object")
 	}
 	for key, value := range scanObject(b) {
 		if len(dst) == maxMembers {
@@ -111,6 +122,24 @@ func scanObject(b []byte) iter.Seq2[[]byte, []byte] {
 				return
 			}
 			i = skipSpace(b, i+1)
+		}
+	}
+}
+
+// scanArray yields the elements of a JSON array.
+func scanArray(b []byte) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		if len(b) == 0 || b[0] != '[' {
+			return
+		}
+		for i := skipSpace(b, 1); i < len(b) && b[i] != ']'; {
+			end := skipValue(b, i)
+			if end == i || !yield(b[i:end]) {
+				return
+			}
+			if i = skipSpace(b, end); i < len(b) && b[i] == ',' {
+				i = skipSpace(b, i+1)
+			}
 		}
 	}
 }
@@ -201,21 +230,15 @@ func parseIDs(dst []uint64, b []byte) ([]uint64, error) {
 	if len(b) < 2 || b[0] != '[' {
 		return nil, errors.New("is not an array")
 	}
-	i := skipSpace(b, 1)
-	for i < len(b) && b[i] != ']' {
-		end := skipValue(b, i)
-		v, err := strconv.ParseUint(string(b[i:end]), 10, 64)
+	for element := range scanArray(b) {
+		v, err := strconv.ParseUint(string(element), 10, 64)
 		if err != nil {
-			return nil, fmt.Errorf("holds %.40q, want unsigned 64-bit integers", b[i:end])
+			return nil, fmt.Errorf("holds %.40q, want unsigned 64-bit integers", element)
 		}
 		if len(dst) == maxBlocks {
 			return nil, fmt.Errorf("holds more than %d ids", maxBlocks)
 		}
 		dst = append(dst, v)
-		i = skipSpace(b, end)
-		if i < len(b) && b[i] == ',' {
-			i = skipSpace(b, i+1)
-		}
 	}
 	if dst == nil {
 		dst = []uint64{}
@@ -316,32 +339,37 @@ func appendJSONString(dst []byte, s string) []byte {
 // extra builds Request.Extra. Keys are the source's field names.
 type extra struct {
 	w       jsonWriter
+	keys    []string        // written so far
 	dropped map[string]bool // fields left out, over all rows
 }
 
 func (e *extra) reset() {
 	e.w = jsonWriter{buf: e.w.buf[:0], compact: true}
+	e.keys = e.keys[:0]
 	e.w.open()
 }
 
 // keep stores JSON as it stands.
-func (e *extra) keep(key string, value []byte) { e.w.raw(key, string(value)) }
+func (e *extra) keep(key string, value []byte) {
+	e.keys = append(e.keys, key)
+	e.w.raw(key, string(value))
+}
 
 // text stores a string.
-func (e *extra) text(key, value string) { e.w.text(key, value) }
+func (e *extra) text(key, value string) { e.keep(key, appendJSONString(nil, value)) }
 
 // number stores the spelling of a number where want is not what a column gives
 // back.
 func (e *extra) number(key string, raw []byte, want string) {
 	if string(raw) != want {
-		e.w.raw(key, string(raw))
+		e.keep(key, raw)
 	}
 }
 
 // csv stores a field where want is not what columns give back.
 func (e *extra) csv(key string, raw []byte, want string) {
 	if string(raw) != want {
-		e.w.text(key, string(raw))
+		e.text(key, string(raw))
 	}
 }
 
@@ -354,13 +382,14 @@ func (e *extra) column(key string, value []byte) {
 // field stores a JSON field that the format does not define, unless it may be
 // text of a prompt or an answer.
 func (e *extra) field(key string, value []byte) {
-	if textFields[strings.ToLower(key)] || !small(value) {
+	name := key[strings.LastIndexByte(key, '.')+1:]
+	if namedText(name, value) || !small(value) || slices.Contains(e.keys, key) {
 		e.drop(key)
 		return
 	}
 	var b bytes.Buffer
 	if json.Compact(&b, value) == nil {
-		e.w.raw(key, b.String())
+		e.keep(key, b.Bytes())
 	}
 }
 
@@ -382,6 +411,14 @@ func (e *extra) result() string {
 	return string(e.w.buf)
 }
 
+// appendExtra adds a field to Request.Extra.
+func appendExtra(object, key, value string) string {
+	if object == "" {
+		return "{" + strconv.Quote(key) + ":" + value + "}"
+	}
+	return strings.TrimSuffix(object, "}") + "," + strconv.Quote(key) + ":" + value + "}"
+}
+
 // textFields are names under which tools of the field store text, or tokens
 // that spell it. They never pass, however short.
 var textFields = map[string]bool{
@@ -399,6 +436,12 @@ const (
 	maxExtraValue  = 1024
 )
 
+// namedText reports whether a field is named as text and may hold some: a number
+// under such a name is a count.
+func namedText(name string, value []byte) bool {
+	return textFields[strings.ToLower(name)] && len(value) > 0 && (value[0] == '"' || value[0] == '[' || value[0] == '{')
+}
+
 // small reports whether a JSON value is short in all its parts and holds no
 // field that is named as text.
 func small(v []byte) bool {
@@ -410,18 +453,14 @@ func small(v []byte) bool {
 		return len(v) <= maxExtraString
 	case len(v) > 0 && v[0] == '{':
 		for key, value := range scanObject(v) {
-			if textFields[strings.ToLower(unquote(key))] || !small(value) {
+			if namedText(unquote(key), value) || !small(value) {
 				return false
 			}
 		}
 	case len(v) > 0 && v[0] == '[':
-		for i := skipSpace(v, 1); i < len(v) && v[i] != ']'; {
-			end := skipValue(v, i)
-			if !small(v[i:end]) {
+		for element := range scanArray(v) {
+			if !small(element) {
 				return false
-			}
-			if i = skipSpace(v, end); i < len(v) && v[i] == ',' {
-				i = skipSpace(v, i+1)
 			}
 		}
 	}

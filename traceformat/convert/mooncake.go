@@ -45,7 +45,7 @@ func openMooncake(src io.Reader, name string, o *traceformat.OpenOptions) (trace
 	if err != nil {
 		return nil, err
 	}
-	if m.line == 0 {
+	if m.rows == 0 {
 		return nil, &traceformat.RowError{Name: name, Row: -1, Err: traceformat.ErrEmpty}
 	}
 	return r, nil
@@ -85,7 +85,7 @@ func (r *jsonRow) tokens(e *extra, n jsonNumber, name string) (traceformat.Opt[i
 	}
 	v, _, err := parseTokens(n.raw)
 	if err != nil {
-		return traceformat.Opt[int32]{}, r.broken("%s %.40s %w", n.key, n.raw, err)
+		return traceformat.Opt[int32]{}, r.errorf("%s %.40s %w", n.key, n.raw, err)
 	}
 	e.number(name, n.raw, formatDecimal(int64(v), 0))
 	return traceformat.Some(v), nil
@@ -131,7 +131,7 @@ func (m *mooncake) time(row *traceformat.Row) error {
 	delay, session := m.first("delay", "delay_ms"), m.get("session_id")
 	if session != nil || delay.raw != nil {
 		if m.lengths == "" {
-			return m.broken("the row has a session or a delay, and Mooncake files do not say whether input_length of a later turn " +
+			return m.errorf("the row has a session or a delay, and Mooncake files do not say whether input_length of a later turn " +
 				"counts the whole conversation or only what the turn adds: give the parameter lengths=cumulative or lengths=incremental")
 		}
 	}
@@ -139,7 +139,7 @@ func (m *mooncake) time(row *traceformat.Row) error {
 	if delay.raw != nil {
 		var err error
 		if pause, err = parseStamp(delay.raw, milliseconds); err != nil {
-			return m.broken("%s %.40s %w", delay.key, delay.raw, err)
+			return m.errorf("%s %.40s %w", delay.key, delay.raw, err)
 		}
 		row.Delay = some(pause.ns)
 		m.extra.number("delay", delay.raw, formatDecimal(pause.ns, milliseconds))
@@ -148,7 +148,7 @@ func (m *mooncake) time(row *traceformat.Row) error {
 	if at.raw != nil {
 		t, err := parseStamp(at.raw, milliseconds)
 		if err != nil {
-			return m.broken("%s %.40s %w", at.key, at.raw, err)
+			return m.errorf("%s %.40s %w", at.key, at.raw, err)
 		}
 		if m.rows == 0 && string(at.raw) == formatFloat(t.ns, milliseconds) {
 			m.style.add(floatTime)
@@ -158,13 +158,13 @@ func (m *mooncake) time(row *traceformat.Row) error {
 	}
 	if session == nil {
 		if at.raw == nil {
-			return m.broken("the row has neither a timestamp nor a session: when was it sent?")
+			return m.errorf("the row has neither a timestamp nor a session: when was it sent?")
 		}
 		return nil
 	}
 	id, quoted, err := parseText(session)
 	if err != nil {
-		return m.broken("session_id %w", err)
+		return m.errorf("session_id %w", err)
 	}
 	key, hashed := sessionID(id)
 	if hashed || quoted {
@@ -176,7 +176,7 @@ func (m *mooncake) time(row *traceformat.Row) error {
 		// the rows in order stands for it; Delay holds what is known.
 		before, _ := m.sessions.get(key)
 		if before.arrival > maxStamp-pause.ns {
-			return m.broken("delay %w", errTooLarge)
+			return m.errorf("delay %w", errTooLarge)
 		}
 		row.Arrival = time.Duration(max(before.arrival+pause.ns, m.last))
 		m.extra.keep("timestamp", []byte("null"))
@@ -193,7 +193,7 @@ func (m *mooncake) prefix(row *traceformat.Row) error {
 	}
 	ids, err := parseIDs(m.ids[:0], raw)
 	if err != nil {
-		return m.broken("hash_ids %w", err)
+		return m.errorf("hash_ids %w", err)
 	}
 	m.ids = ids
 	row.PrefixBlocks = ids
@@ -203,7 +203,7 @@ func (m *mooncake) prefix(row *traceformat.Row) error {
 		return nil
 	}
 	if want := blocksKept(in, m.block); len(ids) != want {
-		return m.broken("%d block ids for %d tokens, want %d blocks of %d with the last one kept%s",
+		return m.errorf("%d block ids for %d tokens, want %d blocks of %d with the last one kept%s",
 			len(ids), in, want, m.block, blockSizeHint(in, len(ids)))
 	}
 	return nil
@@ -325,7 +325,7 @@ func (x *export) otherFields(row *traceformat.Row, known []string) error {
 		return err
 	}
 	for _, m := range members {
-		if !slices.Contains(known, m.key) {
+		if m.key != offTick && !slices.Contains(known, m.key) {
 			x.json.raw(m.key, string(m.value))
 		}
 	}

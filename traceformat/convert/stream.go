@@ -26,6 +26,9 @@ const (
 	// minTick is the finest tick that is worth a name; below it a clock counts
 	// as exact.
 	minTick = time.Microsecond
+	// maxJitter is how far a stamp may lie from its tick, as a share of the tick.
+	// Mooncake's 3 s ticks come up to 3 ms early or late.
+	maxJitter = 500
 	// maxPerTick bounds the rows that Dequantise holds at a time.
 	maxPerTick = 1 << 20
 )
@@ -63,11 +66,21 @@ type reader struct {
 	first  int64 // first stamp
 	begun  bool
 	last   time.Duration
-	stamps int   // distinct stamps seen
-	gcd    int64 // of all distances from first
+	stamps int           // distinct stamps seen
+	gcd    int64         // of all distances from first
+	beat   time.Duration // tick that all stamps are near, 0 if there is none
+	jitter time.Duration // greatest distance of a stamp from beat
 	rows   int64
 	spread time.Duration // tick that Dequantise spreads over, 0 for none
 }
+
+// Keys that say how stamps lie about their ticks: in Header.Extra the greatest
+// distance of one from its tick, in Request.Extra, under Dequantise, the
+// distance of the row's own, so that an export gives its stamp back.
+const (
+	TickJitter = "convert.tick_jitter_ns"
+	offTick    = "off_tick_ns"
+)
 
 // newReader reads ahead and completes the header.
 func newReader(src source, c readerConfig) (*reader, error) {
@@ -87,6 +100,7 @@ func newReader(src source, c readerConfig) (*reader, error) {
 	if len(r.ahead) == 0 && r.aheadErr != io.EOF {
 		return nil, r.aheadErr
 	}
+	r.findBeat()
 	r.describe()
 	if c.params.dequantise && c.header.Clock.Tick > 0 {
 		r.spread = c.header.Clock.Tick
@@ -109,6 +123,9 @@ func (r *reader) place(row *traceformat.Row) error {
 		r.stamps++
 		r.gcd = gcd(r.gcd, int64(row.Arrival))
 		r.last = row.Arrival
+		if r.beat > 0 {
+			r.follow(row.Arrival)
+		}
 	}
 	r.rows++
 	return nil
@@ -121,6 +138,49 @@ func gcd(a, b int64) int64 {
 	return a
 }
 
+// findBeat looks for a tick that the rows read ahead are near, all of them,
+// though few may be on it. The distance between neighbours that is met most is
+// the tick, or a small multiple where many ticks are empty.
+func (r *reader) findBeat() {
+	if r.stamps < minStamps-1 {
+		return
+	}
+	gaps := map[time.Duration]int{}
+	var mode, last time.Duration
+	for i := range r.ahead {
+		gap := r.ahead[i].Arrival - last
+		last = r.ahead[i].Arrival
+		if gap == 0 {
+			continue
+		}
+		gaps[gap]++
+		if n := gaps[gap]; n > gaps[mode] || n == gaps[mode] && gap < mode {
+			mode = gap
+		}
+	}
+	for part := range time.Duration(4) {
+		r.beat, r.jitter = mode/(part+1), 0
+		for i := range r.ahead {
+			if r.beat > 0 {
+				r.follow(r.ahead[i].Arrival)
+			}
+		}
+		if r.beat > 0 {
+			return
+		}
+	}
+}
+
+// follow gives the beat up where a stamp is too far from it.
+func (r *reader) follow(at time.Duration) {
+	off := (at - at.Round(r.beat)).Abs()
+	if off > r.beat/maxJitter {
+		r.beat, r.jitter = 0, 0
+		return
+	}
+	r.jitter = max(r.jitter, off)
+}
+
 // describe brings the header up to what was read.
 func (r *reader) describe() {
 	h := r.header
@@ -128,10 +188,17 @@ func (r *reader) describe() {
 	if r.stamps >= minStamps-1 {
 		tick = time.Duration(r.gcd)
 	}
+	if r.beat > tick {
+		tick = r.beat
+	}
 	if tick < minTick {
 		tick = 0
 	}
 	h.Clock.Tick = tick
+	delete(h.Extra, TickJitter)
+	if tick == r.beat && r.jitter > 0 {
+		h.Extra[TickJitter] = strconv.FormatInt(int64(r.jitter), 10)
+	}
 	if r.begun {
 		if r.dated {
 			h.Start = time.Unix(0, r.first).UTC()
@@ -160,10 +227,9 @@ func (r *reader) All() iter.Seq2[*traceformat.Row, error] {
 		} else {
 			err = r.copyRows(yield)
 		}
-		spread := r.header.Clock.Tick
 		r.describe()
 		if r.spread > 0 {
-			r.header.Clock.Tick = spread // it is what was spread over
+			r.header.Clock.Tick = r.spread // whatever came later, this was used
 		}
 		if err != nil && !errors.Is(err, errStopped) {
 			yield(nil, err)
@@ -227,7 +293,11 @@ func (r *reader) spreadRows(yield func(*traceformat.Row, error) bool) error {
 		}
 		slices.Sort(draws)
 		for i := range batch {
-			batch[i].Arrival += draws[i]
+			tick := batch[i].Arrival.Round(r.spread)
+			if off := batch[i].Arrival - tick; off != 0 {
+				batch[i].Extra = appendExtra(batch[i].Extra, offTick, strconv.FormatInt(int64(off), 10))
+			}
+			batch[i].Arrival = tick + draws[i]
 			if !yield(&batch[i], nil) {
 				return errStopped
 			}
@@ -246,14 +316,15 @@ func (r *reader) spreadRows(yield func(*traceformat.Row, error) bool) error {
 			}
 			return err
 		}
-		if row.Arrival%r.spread != 0 {
+		tick := row.Arrival.Round(r.spread)
+		if (row.Arrival - tick).Abs() > r.spread/maxJitter {
 			if flushed := flush(); flushed != nil {
 				return flushed
 			}
 			return r.where(fmt.Errorf("stamp is %v after the first, off the %v tick of the first %d rows: read it without dequantising",
 				row.Arrival, r.spread, lookahead))
 		}
-		if len(batch) > 0 && batch[0].Arrival != row.Arrival {
+		if len(batch) > 0 && batch[0].Arrival.Round(r.spread) != tick {
 			if err := flush(); err != nil {
 				return err
 			}
