@@ -3,44 +3,12 @@ package traceinfo
 import (
 	"math"
 	"time"
+
+	"reprise/internal/stats"
 )
 
 // windows are the lengths at which burstiness is read.
 var windows = []time.Duration{100 * time.Millisecond, time.Second, 10 * time.Second, 100 * time.Second}
-
-// A dispersion accumulates the index of dispersion of counts: the variance of
-// the number of arrivals in a window over its mean, population variance, over
-// the complete windows from the first arrival on. A Poisson process has 1 at
-// every window; what grows with the window is burstiness of that scale.
-// (Cox and Lewis, "The Statistical Analysis of Series of Events", 1966, ch. 4.)
-type dispersion struct {
-	window time.Duration
-	index  int64 // of the window being counted
-	count  int64
-	sum    float64
-	square float64
-}
-
-// add counts one arrival; since is not below that of the call before.
-func (d *dispersion) add(since time.Duration) {
-	if w := int64(since / d.window); w != d.index {
-		d.sum += float64(d.count)
-		d.square += float64(d.count) * float64(d.count)
-		d.index, d.count = w, 0
-	}
-	d.count++
-}
-
-// result is the index and the number of complete windows that it rests on. The
-// window of the last arrival is not complete. ok is false for less than two.
-func (d *dispersion) result() (idc float64, complete int64, ok bool) {
-	if d.index < 2 || d.sum == 0 {
-		return 0, d.index, false
-	}
-	n := float64(d.index)
-	mean := d.sum / n
-	return (d.square/n - mean*mean) / mean, d.index, true
-}
 
 // arrivals follows the times of a trace.
 type arrivals struct {
@@ -50,18 +18,14 @@ type arrivals struct {
 	distinct    int64 // stamps
 	gcd         time.Duration
 	gaps        map[time.Duration]int64 // positive ones by length, nil once they are too many
-	gapSum      float64
-	gapSquare   float64
-	gapMax      time.Duration
-	bursts      []dispersion
-	second      dispersion
-	peak        int64 // most arrivals in a window of one second
+	gap         *stats.Hist
+	bursts      []*stats.Dispersion
 }
 
 func newArrivals() *arrivals {
-	a := &arrivals{second: dispersion{window: time.Second}, gaps: map[time.Duration]int64{}}
+	a := &arrivals{gap: stats.NewHist(), gaps: map[time.Duration]int64{}}
 	for _, w := range windows {
-		a.bursts = append(a.bursts, dispersion{window: w})
+		a.bursts = append(a.bursts, stats.NewDispersion(w))
 	}
 	return a
 }
@@ -70,6 +34,8 @@ func (a *arrivals) add(at time.Duration) {
 	a.rows++
 	if a.rows == 1 {
 		a.first, a.last, a.distinct = at, at, 1
+		a.count(at)
+		return
 	}
 	gap := at - a.last
 	if gap < 0 {
@@ -91,14 +57,14 @@ func (a *arrivals) add(at time.Duration) {
 			}
 		}
 	}
-	a.gapMax = max(a.gapMax, gap)
-	a.gapSum += gap.Seconds()
-	a.gapSquare += gap.Seconds() * gap.Seconds()
-	for i := range a.bursts {
-		a.bursts[i].add(at - a.first)
+	a.gap.Add(gap, 1)
+	a.count(at)
+}
+
+func (a *arrivals) count(at time.Duration) {
+	for _, b := range a.bursts {
+		b.Add(at - a.first)
 	}
-	a.second.add(at - a.first)
-	a.peak = max(a.peak, a.second.count)
 }
 
 const (
@@ -139,15 +105,6 @@ func (a *arrivals) tick() time.Duration {
 		return usual
 	}
 	return a.gcd
-}
-
-func (a *arrivals) gapCV() (float64, bool) {
-	n := float64(a.rows - 1)
-	if n < 2 || a.gapSum == 0 || a.backwards > 0 {
-		return 0, false
-	}
-	mean := a.gapSum / n
-	return math.Sqrt(max(0, a.gapSquare/n-mean*mean)) / mean, true
 }
 
 func gcd(a, b time.Duration) time.Duration {

@@ -4,8 +4,7 @@ import (
 	"context"
 	"time"
 
-	"github.com/HdrHistogram/hdrhistogram-go"
-
+	"reprise/internal/stats"
 	"reprise/traceformat"
 )
 
@@ -18,7 +17,7 @@ type Info struct {
 	Rows     int64         `json:"rows"`
 	Span     time.Duration `json:"span_ns"`     // first to last arrival
 	Rate     float64       `json:"rate"`        // rows over span, a second
-	PeakRate int64         `json:"rate_peak"`   // most arrivals in a second, counted from the first arrival
+	PeakRate int64         `json:"rate_peak"`   // most arrivals in a full second, counted from the first
 	Tokens   *TokenRates   `json:"token_rates"` // null where no length is known
 
 	Arrivals   Arrivals  `json:"arrivals"`
@@ -99,7 +98,7 @@ type Lengths struct {
 	P99     int64   `json:"p99"`
 	P999    int64   `json:"p999"`
 	Max     int64   `json:"max"`
-	Atoms   []Atom  `json:"atoms,omitempty"`   // up to 4 values of at least 0.5 % of the rows
+	Atoms   []Atom  `json:"atoms,omitempty"`   // up to 4 values of at least 10 rows and 0.5 %
 	Cap     *Atom   `json:"cap,omitempty"`     // a value that requests were cut at
 	Sources *Names  `json:"sources,omitempty"` // how they were learnt
 }
@@ -139,7 +138,8 @@ type Sessions struct {
 	Parents int64          `json:"rows_with_parent"`
 }
 
-// TimeQuantiles are to three significant digits.
+// TimeQuantiles are to three significant digits, or 1 µs, and up to an hour:
+// what is longer counts as an hour in all but Max. A negative time counts as 0.
 type TimeQuantiles struct {
 	Known int64         `json:"known"`
 	P5    time.Duration `json:"ns_p5"`
@@ -213,7 +213,6 @@ type Support struct {
 type tallies struct {
 	arrivals *arrivals
 	flights  flights
-	gap      *times
 
 	prompt, output           lengths
 	promptSource, outputFrom names
@@ -224,7 +223,7 @@ type tallies struct {
 	deeper     int64
 
 	sessions sessions
-	think    *times
+	think    *stats.Hist
 	parents  int64
 
 	clients, models, endpoints, classes names
@@ -234,46 +233,14 @@ type tallies struct {
 	results     names
 	errors      names
 	finish      names
-	ttft, e2e   *times
+	ttft, e2e   *stats.Hist
 	ttftSources names
 	chunks      int64
 	cached      lengths
 	aborted     int64
 
 	replayed int64
-	lag      *times
-}
-
-// A times is a histogram of durations up to 10 years, to three digits.
-type times struct {
-	h     *hdrhistogram.Histogram
-	known int64
-	max   time.Duration
-}
-
-func newTimes() *times {
-	return &times{h: hdrhistogram.New(1, int64(10*365*24*time.Hour), 3)}
-}
-
-func (t *times) add(d time.Duration) {
-	d = max(d, 0)
-	t.known++
-	t.max = max(t.max, d)
-	// Only a value above the range is refused; it counts as the largest.
-	if t.h.RecordValue(int64(d)) != nil {
-		_ = t.h.RecordValue(t.h.HighestTrackableValue())
-	}
-}
-
-func (t *times) at(q float64) time.Duration {
-	return min(t.max, time.Duration(t.h.ValueAtQuantile(q*100)))
-}
-
-func (t *times) quantiles() *TimeQuantiles {
-	if t.known == 0 {
-		return nil
-	}
-	return &TimeQuantiles{Known: t.known, P5: t.at(0.05), P50: t.at(0.5), P90: t.at(0.9), P99: t.at(0.99), Max: t.max}
+	lag      *stats.Hist
 }
 
 // ctxEvery is how many rows pass between two looks at the context.
@@ -282,8 +249,8 @@ const ctxEvery = 4096
 // Analyze reads r to its end. An error is the Reader's, or that of ctx.
 func Analyze(ctx context.Context, r traceformat.Reader) (*Info, error) {
 	t := &tallies{
-		arrivals: newArrivals(), gap: newTimes(), prefix: newPrefixCache(cacheSizes),
-		think: newTimes(), ttft: newTimes(), e2e: newTimes(), lag: newTimes(),
+		arrivals: newArrivals(), prefix: newPrefixCache(cacheSizes),
+		think: stats.NewHist(), ttft: stats.NewHist(), e2e: stats.NewHist(), lag: stats.NewHist(),
 	}
 	for row, err := range r.All() {
 		if err != nil {
@@ -298,9 +265,6 @@ func Analyze(ctx context.Context, r traceformat.Reader) (*Info, error) {
 }
 
 func (t *tallies) add(row *traceformat.Row) {
-	if t.arrivals.rows > 0 {
-		t.gap.add(row.Arrival - t.arrivals.last)
-	}
 	t.arrivals.add(row.Arrival)
 	addLength(&t.prompt, row.PromptTokens)
 	addLength(&t.output, row.OutputTokens)
@@ -323,7 +287,7 @@ func (t *tallies) add(row *traceformat.Row) {
 		t.parents++
 	}
 	if d, ok := row.Think.Get(); ok {
-		t.think.add(d)
+		t.think.Add(d, 1)
 	}
 	t.clients.add(row.Client)
 	t.models.add(row.Model)
@@ -345,10 +309,10 @@ func (t *tallies) addOutcome(row *traceformat.Row) {
 	count(&t.chunks, row.ChunkTimes != nil)
 	count(&t.aborted, row.Abort.OK)
 	if d, ok := row.TTFT.Get(); ok {
-		t.ttft.add(d)
+		t.ttft.Add(d, 1)
 	}
 	if d, ok := row.E2E.Get(); ok {
-		t.e2e.add(d)
+		t.e2e.Add(d, 1)
 	}
 	if n, ok := row.CachedTokens.Get(); ok {
 		t.cached.add(int64(n))
@@ -365,7 +329,7 @@ func (t *tallies) addOutcome(row *traceformat.Row) {
 	if at, ok := row.Scheduled.Get(); ok {
 		t.replayed++
 		if row.Sent.OK {
-			t.lag.add(row.Sent.V - at)
+			t.lag.Add(row.Sent.V-at, 1)
 		}
 	}
 }

@@ -2,8 +2,10 @@ package traceinfo
 
 import (
 	"fmt"
+	"math"
 	"time"
 
+	"reprise/internal/stats"
 	"reprise/internal/units"
 	"reprise/traceformat"
 )
@@ -32,17 +34,7 @@ func (t *tallies) info(h *traceformat.Header) *Info {
 		}
 	}
 	if a.backwards == 0 {
-		in.PeakRate = a.peak
-		if cv, ok := a.gapCV(); ok {
-			in.Arrivals.GapCV = &cv
-			in.Arrivals.GapP50, in.Arrivals.GapP99, in.Arrivals.GapMax = t.gap.at(0.5), t.gap.at(0.99), a.gapMax
-		}
-		for i := range a.bursts {
-			if idc, n, ok := a.bursts[i].result(); ok {
-				w := a.bursts[i].window
-				in.Burstiness = append(in.Burstiness, Burst{Window: w, IDC: idc, Complete: n, Artefact: artefact(w, h.Clock, in.Arrivals)})
-			}
-		}
+		in.arrivals(a)
 	}
 	if t.prefixRows > 0 {
 		in.Prefix = t.prefixInfo(h.Blocks)
@@ -52,16 +44,52 @@ func (t *tallies) info(h *traceformat.Header) *Info {
 		t.sessions.close(t.sessions.young)
 		t.sessions.old, t.sessions.young = nil, nil
 		in.Sessions = &Sessions{Sessions: t.sessions.turns.known, AtMost: t.sessions.split, Rows: t.sessions.rows,
-			Turns: t.sessions.turns.summary(nil), Think: t.think.quantiles(), Parents: t.parents}
+			Turns: t.sessions.turns.summary(nil), Think: quantiles(t.think), Parents: t.parents}
 	}
 	if t.outcomes > 0 {
 		in.Outcomes = t.outcomeInfo(in.Span)
 	}
 	if t.replayed > 0 {
-		in.Replay = &Replay{Rows: t.replayed, Lag: t.lag.quantiles()}
+		in.Replay = &Replay{Rows: t.replayed, Lag: quantiles(t.lag)}
 	}
 	in.Support = t.support(in)
 	return in
+}
+
+// arrivals fills in what only sorted rows can tell.
+func (in *Info) arrivals(a *arrivals) {
+	gaps := a.gap.Moments()
+	if cv := gaps.CV(); gaps.N() > 1 && !math.IsNaN(cv) {
+		q := quantiles(a.gap)
+		in.Arrivals.GapCV, in.Arrivals.GapP50, in.Arrivals.GapP99, in.Arrivals.GapMax = &cv, q.P50, q.P99, q.Max
+	}
+	for i, b := range a.bursts {
+		counts, idc := b.Counts(), b.Index()
+		if math.IsNaN(idc) {
+			continue
+		}
+		if windows[i] == time.Second {
+			in.PeakRate = int64(counts.Max())
+		}
+		in.Burstiness = append(in.Burstiness, Burst{Window: windows[i], IDC: idc, Complete: counts.N(),
+			Artefact: artefact(windows[i], in.Header.Clock, in.Arrivals)})
+	}
+}
+
+func quantiles(h *stats.Hist) *TimeQuantiles {
+	if h.N() == 0 {
+		return nil
+	}
+	m := h.Moments()
+	at := func(p float64) time.Duration {
+		// A Hist does not tell times below its resolution apart and gives the
+		// upper end of its lowest class, 511 ns, for a gap of nothing.
+		if d := time.Duration(h.Quantile(p)); d >= stats.HistMin {
+			return d
+		}
+		return 0
+	}
+	return &TimeQuantiles{Known: h.N(), P5: at(0.05), P50: at(0.5), P90: at(0.9), P99: at(0.99), Max: time.Duration(m.Max())}
 }
 
 // coarse is the tick of the clock as far as it shapes the arrivals: what the
@@ -95,7 +123,7 @@ func (l *lengths) summary(sources *names) *Lengths {
 	out := &Lengths{
 		Known: l.known, Unknown: l.unknown, Total: int64(l.sum), Mean: l.sum / float64(l.known), Min: l.min,
 		P5: q[0], P25: q[1], P50: q[2], P75: q[3], P90: q[4], P95: q[5], P99: q[6], P999: q[7], Max: l.max,
-		Atoms: l.atoms(4, 0.005),
+		Atoms: l.atoms(4, 10, 0.005),
 	}
 	if len(l.counts) > 0 {
 		out.Zero = l.counts[0]
@@ -129,7 +157,7 @@ func (t *tallies) prefixInfo(b traceformat.Blocks) *Prefix {
 func (t *tallies) outcomeInfo(span time.Duration) *Outcomes {
 	o := &Outcomes{
 		Rows: t.outcomes, Results: t.results.top(topNames), Errors: t.errors.top(topNames), Finish: t.finish.top(topNames),
-		TTFT: t.ttft.quantiles(), TTFTSources: t.ttftSources.top(topNames), E2E: t.e2e.quantiles(),
+		TTFT: quantiles(t.ttft), TTFTSources: t.ttftSources.top(topNames), E2E: quantiles(t.e2e),
 		Chunks: t.chunks, CachedTokens: t.cached.summary(nil), Aborted: t.aborted,
 	}
 	// Unsorted rows and more requests than are followed leave no figure.
@@ -217,9 +245,9 @@ func (t *tallies) support(in *Info) []Support {
 	case in.Sessions.Sessions == in.Sessions.Rows:
 		say(turns, "partly", "every session has one turn", "")
 	case in.Sessions.Think == nil:
-		say(turns, "partly", fmt.Sprintf("%s sessions, but no think times: turns can follow the recorded times alone", units.Count(in.Sessions.Sessions)), "")
+		say(turns, "partly", "no think times: turns can follow the recorded times alone", "")
 	default:
-		say(turns, "yes", fmt.Sprintf("%s sessions with think times", units.Count(in.Sessions.Sessions)), "")
+		say(turns, "yes", "turns and think times are known", "")
 	}
 
 	const compare = "comparison with what was recorded"

@@ -92,11 +92,11 @@ func (l *lengths) quantiles(qs []float64) []int64 {
 	return out
 }
 
-// atoms are the most frequent values, down to a share.
-func (l *lengths) atoms(most int, share float64) []Atom {
+// atoms are the most frequent values, down to a number and a share of rows.
+func (l *lengths) atoms(most int, rows int64, share float64) []Atom {
 	var top []Atom
 	for v, n := range l.values {
-		if float64(n) >= share*float64(l.known) {
+		if n >= rows && float64(n) >= share*float64(l.known) {
 			top = append(top, Atom{Value: v, Rows: n, Share: float64(n) / float64(l.known)})
 		}
 	}

@@ -25,6 +25,11 @@ func (in *Info) WriteText(w io.Writer) error {
 	return p.err
 }
 
+// fewWindows is below how many windows an index of dispersion says so: its
+// standard error is about the square root of two over their number, a third of
+// the figure at 20.
+const fewWindows = 20
+
 // A printer writes sections and remembers the first error.
 type printer struct {
 	w   io.Writer
@@ -115,7 +120,11 @@ func (p *printer) traffic(in *Info) {
 		p.printf("\nburstiness (index of dispersion of counts; Poisson is 1)\n")
 		t := cli.Table{Head: []string{"window", "IDC", ""}}
 		for _, b := range in.Burstiness {
-			t.Row(strconv.FormatFloat(b.Window.Seconds(), 'g', -1, 64)+" s", units.Digits(b.IDC), b.Artefact)
+			remark := b.Artefact
+			if remark == "" && b.Complete < fewWindows {
+				remark = fmt.Sprintf("from %d windows", b.Complete)
+			}
+			t.Row(strconv.FormatFloat(b.Window.Seconds(), 'g', -1, 64)+" s", units.Digits(b.IDC), remark)
 		}
 		p.table(&t)
 	}

@@ -192,24 +192,6 @@ func TestPublicPrefixSharing(t *testing.T) {
 	}
 }
 
-// Counts 2, 0, 1, 3 in four whole windows: mean 1.5, variance 1.25. The fifth
-// window is not complete.
-func TestDispersion(t *testing.T) {
-	d := dispersion{window: time.Second}
-	for _, ms := range []time.Duration{0, 999, 2500, 3000, 3500, 3999, 4000, 4200} {
-		d.add(ms * time.Millisecond)
-	}
-	if got, n, ok := d.result(); !ok || n != 4 || math.Abs(got-1.25/1.5) > 1e-12 {
-		t.Errorf("result = %g, %d, %t; want %g, 4, true", got, n, ok, 1.25/1.5)
-	}
-	one := dispersion{window: time.Second}
-	one.add(0)
-	one.add(1500 * time.Millisecond)
-	if _, _, ok := one.result(); ok {
-		t.Error("one complete window has a dispersion")
-	}
-}
-
 func TestTick(t *testing.T) {
 	tests := []struct {
 		name string
