@@ -25,8 +25,24 @@ import (
 // Options say what to simulate; the zero value is the default preset.
 type Options = server.Options
 
-// A Fault makes some requests go wrong, for tests.
-type Fault = server.Fault
+// A Fault makes some requests go wrong, for tests of clients.
+type (
+	Fault     = server.Fault
+	FaultKind = server.FaultKind
+)
+
+// Kinds of faults; see [reprise/backends/sim/server] for each.
+const (
+	Stall      = server.Stall
+	Die        = server.Die
+	Truncate   = server.Truncate
+	ErrorEvent = server.ErrorEvent
+	HalfUTF8   = server.HalfUTF8
+	Status     = server.Status
+	Refuse     = server.Refuse
+	Crash      = server.Crash
+	Exit       = server.Exit
+)
 
 // ParseOptions reads options by their command-line names: preset, max-num-seqs,
 // batching and so on.

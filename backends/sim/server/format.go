@@ -53,7 +53,13 @@ func (f *formatter) events(b []byte, out []output) []byte {
 		f.roles = true
 		b = f.roleEvents(b)
 	}
-	if len(f.sent) == 1 {
+	switch {
+	case f.s.split:
+		for i := range out {
+			b = f.event(b, out[i:i+1])
+		}
+		return b
+	case len(f.sent) == 1:
 		if len(out) > 0 {
 			b = f.event(b, out)
 		}

@@ -34,6 +34,12 @@ type Server struct {
 	kick chan struct{} // holds a token when the idle loop should look again
 	dead chan struct{} // closed when the engine died
 	die  sync.Once
+	done chan struct{} // closed by Close
+	shut sync.Once
+
+	// split sends late tokens one by one: for tests that compare events on a
+	// machine that may be busy.
+	split bool
 
 	listener net.Listener
 	requests atomic.Uint64 // generation requests, for faults
@@ -55,7 +61,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		opts: o, cfg: cfg, eng: eng, fingerprint: "sim-" + o.Preset, started: time.Now(),
-		kick: make(chan struct{}, 1), dead: make(chan struct{}),
+		kick: make(chan struct{}, 1), dead: make(chan struct{}), done: make(chan struct{}),
 	}
 	s.m.init(cfg.MaxModelLen)
 	s.http.Handler = s.routes()
@@ -112,6 +118,8 @@ func (s *Server) Serve(l net.Listener) error {
 				continue
 			}
 			return fmt.Errorf("serve: %w", err)
+		case <-s.done:
+			return nil
 		case <-s.dead:
 			// vLLM's API server answers what is in flight and exits within a
 			// second.
@@ -126,7 +134,10 @@ func (s *Server) Serve(l net.Listener) error {
 }
 
 // Close ends Serve, hanging up on everybody.
-func (s *Server) Close() error { return s.http.Close() }
+func (s *Server) Close() error {
+	s.shut.Do(func() { close(s.done) })
+	return s.http.Close()
+}
 
 func (s *Server) refuse() {
 	if s.listener != nil {
