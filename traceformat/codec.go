@@ -63,3 +63,43 @@ func decodeFields(r, prev *Row, b []byte) error {
 	}
 	return nil
 }
+
+// appendCut appends fields as a rows segment holds a row.
+func appendCut(b, fields []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(len(fields)))
+	return append(b, fields...)
+}
+
+// fieldsKey reads the key of an encoded row without the rest.
+func fieldsKey(b []byte) (key [3]int64, err error) {
+	for len(b) > 0 {
+		k, n := binary.Uvarint(b)
+		if n <= 0 {
+			return key, errShort
+		}
+		b = b[n:]
+		tag := k >> wireBits
+		if tag > tagArrival {
+			break
+		}
+		u, n := binary.Uvarint(b)
+		if n <= 0 {
+			return key, errShort
+		}
+		b = b[n:]
+		switch {
+		case k&(1<<wireBits-1) == wireBytes:
+			if u > uint64(len(b)) {
+				return key, errShort
+			}
+			b = b[u:]
+		case tag == tagArrival:
+			key[0] = unzigzag(u)
+		case tag == tagID:
+			key[1] = unzigzag(u)
+		case tag == tagLap:
+			key[2] = unzigzag(u)
+		}
+	}
+	return key, nil
+}

@@ -35,7 +35,7 @@ type field interface {
 	// kinds are the physical Parquet types that fill takes.
 	kinds() []parquet.Kind
 	// put appends the Parquet values of the field, at least one.
-	put(dst []parquet.Value, r *Row, column int) []parquet.Value
+	put(dst []parquet.Value, r *Row) []parquet.Value
 	// newReader makes what fills the field from one open file.
 	newReader() fieldReader
 	// encode appends the journal's form, nothing where unknown.
@@ -52,13 +52,20 @@ type fieldReader interface {
 	fill(rows []Row, s *valueStream) error
 }
 
-// columns is the table, in file order.
+// Field numbers of the key of a row, which a sort reads without the rest.
+const (
+	tagID      = 1
+	tagLap     = 2
+	tagArrival = 5
+)
+
+// columns is the table, in file order. Field numbers rise with it.
 var columns = []column{
-	must(intColumn("id", 1, "int64", func(r *Row) *int64 { return &r.ID }, "identity in this file, kept through every later step; with lap the key of a row")),
-	lacking(must(intColumn("lap", 2, "int32", func(r *Row) *int32 { return &r.Lap }, "which repeat under `--loop`, from 0"))),
+	must(intColumn("id", tagID, "int64", func(r *Row) *int64 { return &r.ID }, "identity in this file, kept through every later step; with lap the key of a row")),
+	lacking(must(intColumn("lap", tagLap, "int32", func(r *Row) *int32 { return &r.Lap }, "which repeat under `--loop`, from 0"))),
 	stringColumn("origin", 3, func(r *Row) *string { return &r.Origin }, "after a merge: the file that the row came from"),
 	optColumn("origin_id", 4, "int64", func(r *Row) *Opt[int64] { return &r.OriginID }, "after a merge: the row's id there"),
-	must(intColumn("arrival_ns", 5, "int64", func(r *Row) *time.Duration { return &r.Arrival }, "first byte of the request, from the start of the trace")),
+	must(intColumn("arrival_ns", tagArrival, "int64", func(r *Row) *time.Duration { return &r.Arrival }, "first byte of the request, from the start of the trace")),
 	optColumn("session_id", 6, "int64", func(r *Row) *Opt[int64] { return &r.Session }, "conversation"),
 	optColumn("parent_id", 7, "int64", func(r *Row) *Opt[int64] { return &r.Parent }, "id of the request that this one continues"),
 	optColumn("turn", 8, "int32", func(r *Row) *Opt[int32] { return &r.Turn }, "position in the conversation, from 0"),

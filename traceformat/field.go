@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -72,10 +73,8 @@ type intField[T integer] struct {
 
 func (f intField[T]) kinds() []parquet.Kind { return intKinds }
 
-func (f intField[T]) put(dst []parquet.Value, r *Row, column int) []parquet.Value {
-	v := intValue(*f.at(r), f.wide)
-	v.SetColumnIndex(column)
-	return append(dst, v)
+func (f intField[T]) put(dst []parquet.Value, r *Row) []parquet.Value {
+	return append(dst, intValue(*f.at(r), f.wide))
 }
 
 func (f intField[T]) newReader() fieldReader { return f }
@@ -130,11 +129,11 @@ type optField[T integer] struct {
 
 func (f optField[T]) kinds() []parquet.Kind { return intKinds }
 
-func (f optField[T]) put(dst []parquet.Value, r *Row, column int) []parquet.Value {
+func (f optField[T]) put(dst []parquet.Value, r *Row) []parquet.Value {
 	if o := f.at(r); o.OK {
-		return append(dst, leveled(intValue(o.V, f.wide), 0, 1, column))
+		return append(dst, known(intValue(o.V, f.wide)))
 	}
-	return append(dst, null(column))
+	return append(dst, parquet.Value{})
 }
 
 func (f optField[T]) newReader() fieldReader { return f }
@@ -191,11 +190,11 @@ type boolField struct{ at func(*Row) *Opt[bool] }
 
 func (f boolField) kinds() []parquet.Kind { return []parquet.Kind{parquet.Boolean} }
 
-func (f boolField) put(dst []parquet.Value, r *Row, column int) []parquet.Value {
+func (f boolField) put(dst []parquet.Value, r *Row) []parquet.Value {
 	if o := f.at(r); o.OK {
-		return append(dst, leveled(parquet.BooleanValue(o.V), 0, 1, column))
+		return append(dst, known(parquet.BooleanValue(o.V)))
 	}
-	return append(dst, null(column))
+	return append(dst, parquet.Value{})
 }
 
 func (f boolField) newReader() fieldReader { return f }
@@ -247,11 +246,11 @@ type floatField struct{ at func(*Row) *Opt[float64] }
 
 func (f floatField) kinds() []parquet.Kind { return []parquet.Kind{parquet.Double} }
 
-func (f floatField) put(dst []parquet.Value, r *Row, column int) []parquet.Value {
+func (f floatField) put(dst []parquet.Value, r *Row) []parquet.Value {
 	if o := f.at(r); o.OK {
-		return append(dst, leveled(parquet.DoubleValue(o.V), 0, 1, column))
+		return append(dst, known(parquet.DoubleValue(o.V)))
 	}
-	return append(dst, null(column))
+	return append(dst, parquet.Value{})
 }
 
 func (f floatField) newReader() fieldReader { return f }
@@ -313,15 +312,15 @@ func (f stringField) kinds() []parquet.Kind { return []parquet.Kind{parquet.Byte
 
 // put replaces bytes that are not UTF-8: a Parquet string that holds such is
 // refused by other readers, and a row is not lost for it.
-func (f stringField) put(dst []parquet.Value, r *Row, column int) []parquet.Value {
+func (f stringField) put(dst []parquet.Value, r *Row) []parquet.Value {
 	s := *f.at(r)
 	if s == "" {
-		return append(dst, null(column))
+		return append(dst, parquet.Value{})
 	}
 	if !utf8.ValidString(s) {
 		s = strings.ToValidUTF8(s, "\uFFFD")
 	}
-	return append(dst, leveled(stringValue(s), 0, 1, column))
+	return append(dst, known(stringValue(s)))
 }
 
 func (f stringField) newReader() fieldReader {
@@ -467,15 +466,16 @@ const (
 
 func (f listField[T]) kinds() []parquet.Kind { return intKinds }
 
-func (f listField[T]) put(dst []parquet.Value, r *Row, column int) []parquet.Value {
+func (f listField[T]) put(dst []parquet.Value, r *Row) []parquet.Value {
 	list := *f.at(r)
 	switch {
 	case list == nil:
-		return append(dst, null(column))
+		return append(dst, parquet.Value{})
 	case len(list) == 0:
-		return append(dst, leveled(parquet.Value{}, 0, listEmpty, column))
+		return append(dst, emptyList())
 	}
-	rep := 0
+	dst = slices.Grow(dst, len(list))
+	first := len(dst)
 	for _, x := range list {
 		var v parquet.Value
 		if f.wide {
@@ -483,9 +483,11 @@ func (f listField[T]) put(dst []parquet.Value, r *Row, column int) []parquet.Val
 		} else {
 			v = parquet.Int32Value(int32(x))
 		}
-		dst = append(dst, leveled(v, rep, listItem, column))
-		rep = 1
+		v.SetRepetitionLevel(1)
+		v.SetDefinitionLevel(listItem)
+		dst = append(dst, v)
 	}
+	dst[first].SetRepetitionLevel(0)
 	return dst
 }
 
@@ -657,16 +659,15 @@ func (r *Row) AppendJSON(b []byte) []byte {
 // MarshalJSON is [Row.AppendJSON].
 func (r *Row) MarshalJSON() ([]byte, error) { return r.AppendJSON(nil), nil }
 
-func leveled(v parquet.Value, repetition, definition, column int) parquet.Value {
-	v.SetRepetitionLevel(repetition)
-	v.SetDefinitionLevel(definition)
-	v.SetColumnIndex(column)
+// known is a value of an optional column. Null is the zero Value. Values carry
+// no column index: they are written column by column.
+func known(v parquet.Value) parquet.Value {
+	v.SetDefinitionLevel(1)
 	return v
 }
 
-func null(column int) parquet.Value {
-	var v parquet.Value
-	v.SetColumnIndex(column)
+func emptyList() (v parquet.Value) {
+	v.SetDefinitionLevel(listEmpty)
 	return v
 }
 

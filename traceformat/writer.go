@@ -156,7 +156,7 @@ func (w *Writer) Write(r *Row) error {
 	if err := r.Check(); err != nil {
 		return rowError(w.path, w.rows, err)
 	}
-	key := [3]int64{int64(r.Arrival), r.ID, int64(r.Lap)}
+	key := r.key()
 	if w.rows > 0 && less(key, w.last) {
 		if w.opts.sorted {
 			return rowError(w.path, w.rows, ErrUnsorted)
@@ -167,7 +167,7 @@ func (w *Writer) Write(r *Row) error {
 	n := 0
 	for i := range columns {
 		before := len(w.values[i])
-		w.values[i] = columns[i].field.put(w.values[i], r, i)
+		w.values[i] = columns[i].field.put(w.values[i], r)
 		n += len(w.values[i]) - before
 	}
 	w.rows++
