@@ -16,11 +16,9 @@ const (
 )
 
 var bailianFormat = traceformat.Format{
-	Name: bailianName,
-	Detect: func(head []byte) bool {
-		return has(keysOf(head), "chat_id", "timestamp", "input_length", "output_length")
-	},
-	Open: openBailian,
+	Name:   bailianName,
+	Detect: func(head []byte) bool { return jsonFormat(head) == bailianName },
+	Open:   openBailian,
 }
 
 func openBailian(src io.Reader, name string, o *traceformat.OpenOptions) (traceformat.Reader, error) {

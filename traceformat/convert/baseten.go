@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"slices"
@@ -76,7 +77,13 @@ func openBaseten(path, name string, o *traceformat.OpenOptions) (traceformat.Rea
 	return r, nil
 }
 
-func (b *baseten) reader(f *os.File, h *traceformat.Header, p params, o *traceformat.OpenOptions) (traceformat.Reader, error) {
+func (b *baseten) reader(f *os.File, h *traceformat.Header, p params, o *traceformat.OpenOptions) (_ traceformat.Reader, err error) {
+	defer func() {
+		// The library panics on some damage, in the footer and inside of pages.
+		if p := recover(); p != nil {
+			err = &traceformat.RowError{Name: b.name, Row: b.rows, Err: fmt.Errorf("the file is damaged: %v", p)}
+		}
+	}()
 	if err := b.openFile(f); err != nil {
 		return nil, &traceformat.RowError{Name: b.name, Row: -1, Err: err}
 	}
@@ -95,6 +102,7 @@ type baseten struct {
 	left   int64 // rows left in the current one
 	rows   int64
 	leaves []*leaf
+	nulls  bool                       // total_hashes may be null, which is not the same as empty
 	values map[string][]parquet.Value // of the current row, by column
 	extra  extra
 
@@ -143,6 +151,11 @@ func (b *baseten) openFile(f *os.File) error {
 			return fmt.Errorf("column %s is a list, want one value a row", strings.Join(path, "."))
 		case slices.ContainsFunc(b.leaves, func(l *leaf) bool { return l.name == name }):
 			return fmt.Errorf("column %s has more parts than one", name)
+		}
+		if name == basetenHashes {
+			for _, f := range schema.Fields() {
+				b.nulls = b.nulls || f.Name() == name && f.Optional()
+			}
 		}
 		b.leaves = append(b.leaves, &leaf{name: name, index: l.ColumnIndex, buf: make([]parquet.Value, 1024)})
 	}
@@ -242,13 +255,7 @@ func (b *baseten) where(err error) error {
 	return &traceformat.RowError{Name: b.name, Row: b.rows - 1, Err: err}
 }
 
-func (b *baseten) read(row *traceformat.Row) (err error) {
-	defer func() {
-		// The library panics on some damage that it meets inside of pages.
-		if p := recover(); p != nil {
-			err = &traceformat.RowError{Name: b.name, Row: b.rows, Err: fmt.Errorf("the file is damaged: %v", p)}
-		}
-	}()
+func (b *baseten) read(row *traceformat.Row) error {
 	if err := b.nextGroup(); err != nil {
 		return err
 	}
@@ -456,7 +463,7 @@ func (b *baseten) blocks(row *traceformat.Row) error {
 		b.size = size.V
 	}
 	values, ok := b.values[basetenHashes]
-	if !ok || len(values) == 1 && values[0].IsNull() && values[0].DefinitionLevel() == 0 {
+	if !ok || b.nulls && len(values) == 1 && values[0].IsNull() && values[0].DefinitionLevel() == 0 {
 		return nil
 	}
 	ids := make([]uint64, 0, len(values))
@@ -546,7 +553,7 @@ type basetenRow struct {
 	Prompt    string   `parquet:"prompt"`
 	In        int32    `parquet:"input_tokens"`
 	Out       int32    `parquet:"output_tokens"`
-	Hashes    []uint64 `parquet:"total_hashes,list"`
+	Hashes    []uint64 `parquet:"total_hashes,optional,list"`
 	Block     *int32   `parquet:"block_size,optional"`
 	Session   *string  `parquet:"provided_session_id,optional"`
 	Session2  *int64   `parquet:"poor_man_session_id,optional"`
@@ -672,6 +679,11 @@ func (x *export) basetenExtra(out *basetenRow, row *traceformat.Row) {
 	var f float64
 	if json.Unmarshal([]byte(x.fields[basetenSpec]), &f) == nil {
 		out.Spec = &f
+	}
+	for _, key := range slices.Sorted(maps.Keys(x.fields)) {
+		if !slices.Contains(basetenColumns, key) && key != offTick {
+			x.lose(key, "")
+		}
 	}
 	if out.Session = text(basetenSession); out.Session == nil && row.Session.OK && out.Session2 == nil {
 		s := formatDecimal(row.Session.V, 0)

@@ -21,15 +21,9 @@ const (
 // Dynamo request traces: JSON Lines, an event each, bare or inside the envelope
 // {"timestamp":...,"event":...} that its file sinks put around them.
 var dynamoFormat = traceformat.Format{
-	Name: dynamoName,
-	Detect: func(head []byte) bool {
-		k := keysOf(head)
-		if event, ok := k["event"]; ok {
-			k = keysOf([]byte(event))
-		}
-		return k["schema"] == `"`+dynamoSchema+`"`
-	},
-	Open: openDynamo,
+	Name:   dynamoName,
+	Detect: func(head []byte) bool { return jsonFormat(head) == dynamoName },
+	Open:   openDynamo,
 }
 
 func openDynamo(src io.Reader, name string, o *traceformat.OpenOptions) (traceformat.Reader, error) {

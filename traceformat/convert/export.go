@@ -116,13 +116,8 @@ func Export(name string, w io.Writer, r traceformat.Reader, o *ExportOptions) (*
 		if err != nil {
 			return nil, err
 		}
-		if err := x.row(t, row); err != nil {
+		if err := x.row(t, row, lossy); err != nil {
 			return nil, fmt.Errorf("cannot write %s: row %d (id %d): %w", name, x.rows, row.ID, err)
-		}
-		for _, c := range lossy {
-			if c.set(row) {
-				x.lose(c.name, "")
-			}
 		}
 		x.rows++
 	}
@@ -152,7 +147,7 @@ type export struct {
 	sourceStart int64 // first stamp of the source, for formats without dates
 	report      *Report
 	losses      map[string]*Loss
-	rows        int64
+	rows        int64             // read
 	fields      map[string]string // Extra of the current row, if native
 	json        jsonWriter
 	line        []byte
@@ -160,7 +155,8 @@ type export struct {
 	baseten     *basetenWriter
 }
 
-func (x *export) row(t target, row *traceformat.Row) error {
+// row writes a row and notes which of the columns in lossy it filled.
+func (x *export) row(t target, row *traceformat.Row, lossy []column) error {
 	x.fields = nil
 	if x.native {
 		var err error
@@ -177,6 +173,11 @@ func (x *export) row(t target, row *traceformat.Row) error {
 		return err
 	}
 	x.report.Rows++
+	for _, c := range lossy {
+		if c.set(row) {
+			x.lose(c.name, "")
+		}
+	}
 	return nil
 }
 

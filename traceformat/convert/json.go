@@ -207,7 +207,34 @@ func unquote(q []byte) string {
 	return s
 }
 
-// keysOf returns the keys of the first object in head, which may be cut.
+// jsonFormat tells the formats of JSON objects apart by the keys of the first,
+// which head may cut. It gives one name or none: a key that belongs to one
+// format only decides, whatever stands beside it.
+func jsonFormat(head []byte) string {
+	keys := keysOf(head)
+	schema, versioned := keys["schema"]
+	if event, ok := keys["event"]; ok {
+		schema, versioned = keysOf([]byte(event))["schema"], true
+	}
+	switch {
+	case versioned && schema == strconv.Quote(dynamoSchema):
+		return dynamoName
+	case versioned:
+		return "" // a format, and none of these
+	case has(keys, "id", "block_size", "hash_id_scope"):
+		return wekaName
+	case has(keys, "chat_id", "timestamp", "input_length", "output_length"):
+		return bailianName
+	case hasAny(keys, "chat_id", "hash_id_scope", "requests"):
+		return ""
+	case hasAny(keys, "input_length", "input_tokens", "text_input", "messages", "payload") &&
+		hasAny(keys, "timestamp", "created_time", "session_id", "delay", "delay_ms"):
+		return mooncakeName
+	}
+	return ""
+}
+
+// keysOf returns the keys and values of the first object in head.
 func keysOf(head []byte) map[string]string {
 	keys := map[string]string{}
 	for key, value := range scanObject(bytes.TrimPrefix(head, utf8BOM)) {
@@ -217,12 +244,11 @@ func keysOf(head []byte) map[string]string {
 }
 
 func has(keys map[string]string, names ...string) bool {
-	for _, n := range names {
-		if _, ok := keys[n]; !ok {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(names, func(n string) bool { _, ok := keys[n]; return !ok })
+}
+
+func hasAny(keys map[string]string, names ...string) bool {
+	return slices.ContainsFunc(names, func(n string) bool { _, ok := keys[n]; return ok })
 }
 
 // parseIDs reads an array of unsigned integers into dst, every bit of them.

@@ -17,18 +17,9 @@ const (
 )
 
 var mooncakeFormat = traceformat.Format{
-	Name: mooncakeName,
-	Detect: func(head []byte) bool {
-		k := keysOf(head)
-		if has(k, "schema") || has(k, "chat_id") || has(k, "requests") || has(k, "event") {
-			return false
-		}
-		lengths := has(k, "input_length") || has(k, "input_tokens")
-		text := has(k, "text_input") || has(k, "messages") || has(k, "payload")
-		times := has(k, "timestamp") || has(k, "created_time") || has(k, "session_id") || has(k, "delay") || has(k, "delay_ms")
-		return (lengths || text) && times
-	},
-	Open: openMooncake,
+	Name:   mooncakeName,
+	Detect: func(head []byte) bool { return jsonFormat(head) == mooncakeName },
+	Open:   openMooncake,
 }
 
 func openMooncake(src io.Reader, name string, o *traceformat.OpenOptions) (traceformat.Reader, error) {

@@ -119,6 +119,9 @@ func (r *reader) place(row *traceformat.Row) error {
 	if row.Arrival < r.last {
 		return r.where(fmt.Errorf("%w: %v after %v from the first row", traceformat.ErrUnsorted, row.Arrival, r.last))
 	}
+	if err := row.Check(); err != nil {
+		return r.where(err)
+	}
 	if row.Arrival > r.last {
 		r.stamps++
 		r.gcd = gcd(r.gcd, int64(row.Arrival))

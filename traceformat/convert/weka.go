@@ -28,11 +28,9 @@ const (
 // kv-cache-tester (WEKA): a JSON object for each session, one to a file; several
 // in one stream are one trace.
 var wekaFormat = traceformat.Format{
-	Name: wekaName,
-	Detect: func(head []byte) bool {
-		return has(keysOf(head), "id", "block_size", "hash_id_scope")
-	},
-	Open: openWeka,
+	Name:   wekaName,
+	Detect: func(head []byte) bool { return jsonFormat(head) == wekaName },
+	Open:   openWeka,
 }
 
 func openWeka(src io.Reader, name string, o *traceformat.OpenOptions) (traceformat.Reader, error) {
