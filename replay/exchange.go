@@ -94,6 +94,20 @@ var timeoutErrors = [...]string{firstTokenTimeout: "first_token_timeout", idleTi
 // reschedule sets when x is due, in run time.
 func (x *exchange) reschedule(due time.Duration) { x.due, x.row.Arrival = due, due }
 
+// clip makes the row say what is asked for where the plan shortened it. What
+// the trace says stays in the extra column.
+func (x *exchange) clip() {
+	r := &x.row.Request
+	if v := r.PromptTokens.V; v != int32(x.prompt) {
+		r.Extra = withField(r.Extra, "clipped_from_prompt_tokens", int(v))
+		r.PromptTokens.V = int32(x.prompt)
+	}
+	if v := r.OutputTokens.V; v != int32(x.output) && !x.abort.set {
+		r.Extra = withField(r.Extra, "clipped_from_output_tokens", int(v))
+		r.OutputTokens.V = int32(x.output)
+	}
+}
+
 // call is x in the terms of its backend, without the prompt.
 func (x *exchange) call() *backends.Call {
 	return &backends.Call{ID: requestID(&x.row), MaxTokens: x.output, N: int(max(1, x.row.N.Or(1))), Stream: x.row.Stream.Or(true)}
@@ -288,7 +302,7 @@ func (x *exchange) finish(stream bool) {
 		}
 	}
 	if x.attempts > 1 {
-		x.row.Extra = withRetries(x.row.Extra, x.attempts-1)
+		x.row.Extra = withField(x.row.Extra, "retries", x.attempts-1)
 	}
 	o.PromptDigest = traceformat.Some(x.digest)
 	x.run.answered(x, x.closeAt-zero)
@@ -379,9 +393,9 @@ func (x *exchange) reset() {
 	x.sse, x.body, x.firstAny, x.inexact, x.received, x.decErr = llmapi.SSE{}, x.body[:0], 0, false, 0, nil
 }
 
-// withRetries notes in the extra column how often a request was sent again.
-func withRetries(extra string, n int) string {
-	field := `"retries":` + strconv.Itoa(n)
+// withField adds a number to the JSON object of an extra column.
+func withField(extra, name string, n int) string {
+	field := strconv.Quote(name) + ":" + strconv.Itoa(n)
 	if len(extra) > 2 {
 		return extra[:len(extra)-1] + "," + field + "}"
 	}

@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"container/heap"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -19,10 +20,11 @@ type Source func() (traceformat.Reader, error)
 
 // A Plan is everything that is decided before the first byte is sent.
 type Plan struct {
-	Options Options
-	Header  traceformat.Header
-	Vocab   Vocabulary
-	MaxLen  int // of the model, 0: unknown
+	Options   Options
+	Header    traceformat.Header
+	Vocab     Vocabulary
+	MaxLen    int // of the model, 0: unknown
+	MaxPrompt int // of the prompt alone, 0: nothing beyond MaxLen
 
 	Base time.Duration // trace time of the run's zero
 	Lap  time.Duration // trace time from one lap to the next
@@ -33,9 +35,9 @@ type Plan struct {
 	Skipped      map[string]int64 // rows left out, by reason
 	PromptTokens int64            // to send, one lap
 	OutputTokens int64            // to ask for, one lap
-	MaxPrompt    int
-	PeakRate     int64 // most sends in one second of the run
-	Forced       int64 // prompts that share one token more than recorded, see Warnings
+	Connections  int              // to open ahead: requests in flight at a time, as far as can be guessed
+	PeakRate     int64            // most sends in one second of the run
+	Forced       int64            // prompts that share one token more than recorded, see Warnings
 
 	// Digest identifies the work: what is sent and when, before speed-up. Two
 	// runs with the same digest and seed sent the same requests.
@@ -79,6 +81,7 @@ const defaultVocab = 32000
 // A Target is what a plan has to know of the server.
 type Target struct {
 	MaxLen    int  // prompt and answer together, 0: unknown
+	MaxPrompt int  // prompt alone, 0: nothing beyond MaxLen
 	VocabSize int  // ids below are safe to send, 0: unknown
 	MinID     int  // ids from here on are ordinary, 0: unknown
 	Text      bool // prompts go as text
@@ -103,7 +106,10 @@ func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 	if vocab < 16 {
 		return nil, fmt.Errorf("a vocabulary of %d tokens is too small to make prompts of", vocab)
 	}
-	p := &Plan{Options: o, MaxLen: maxLen, Vocab: vocabulary(vocab, t.MinID), Skipped: map[string]int64{}, source: src, text: t.Text}
+	if t.MaxPrompt == 0 || t.MaxPrompt >= maxLen {
+		t.MaxPrompt = max(0, maxLen-1)
+	}
+	p := &Plan{Options: o, MaxLen: maxLen, MaxPrompt: t.MaxPrompt, Vocab: vocabulary(vocab, t.MinID), Skipped: map[string]int64{}, source: src, text: t.Text}
 	if t.Text {
 		p.Vocab = Vocabulary{Size: uint32(len(words))}
 	}
@@ -113,7 +119,7 @@ func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 	}
 	var long, missing notes
 	var last time.Duration
-	var rate rateCounter
+	var rate load
 	digest := sha256.New()
 	one, all := int64(0), int64(0) // rows of one lap, of this shard and of all
 	for it, err := range p.lap(0, &long, &missing) {
@@ -129,8 +135,7 @@ func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 			one++
 			p.PromptTokens += int64(it.prompt)
 			p.OutputTokens += int64(it.output)
-			p.MaxPrompt = max(p.MaxPrompt, it.prompt)
-			rate.add(it.due)
+			rate.add(it, it.due)
 		}
 		digestRow(digest, it)
 		p.prompts.learn(&it.row.Request, it.prompt)
@@ -167,7 +172,7 @@ func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 	}
 	p.prompts.learned()
 	p.Forced = p.prompts.forced
-	p.PeakRate = rate.peak
+	p.PeakRate, p.Connections = rate.peak, rate.most
 	p.Digest = hex.EncodeToString(digest.Sum(nil))
 	p.Lap = o.Duration
 	if p.Lap == 0 {
@@ -193,19 +198,19 @@ func (p *Plan) count(one int64) error {
 		p.Rows = one * int64(p.Options.Loop)
 		return nil
 	}
-	var rate rateCounter
+	var rate load
 	for it, err := range p.items() {
 		if err != nil {
 			return err
 		}
 		p.Rows++
-		rate.add(it.due)
+		rate.add(it, it.due)
 		p.end = it.due
 		if p.talks != nil {
 			p.Rows += p.talks.follow(it.row.ID)
 		}
 	}
-	p.PeakRate = rate.peak
+	p.PeakRate, p.Connections = rate.peak, rate.most
 	if p.Rows == 0 {
 		return fmt.Errorf("none of the %d requests falls into the stages of --rate", one)
 	}
@@ -487,7 +492,7 @@ func (p *Plan) fit(it *item, long, missing *notes) bool {
 		return skip("no known length")
 	}
 	it.prompt, it.output = int(prompt), int(output)
-	if p.MaxLen <= 0 || it.prompt+it.output <= p.MaxLen {
+	if p.MaxLen <= 0 || it.prompt+it.output <= p.MaxLen && it.prompt <= p.MaxPrompt {
 		return true
 	}
 	switch p.Options.TooLong {
@@ -497,7 +502,7 @@ func (p *Plan) fit(it *item, long, missing *notes) bool {
 		// The prompt gives way first: its beginning, which it shares with
 		// others, stays. An answer longer than the context leaves one token.
 		it.output = min(it.output, p.MaxLen-1)
-		it.prompt = p.MaxLen - it.output
+		it.prompt = min(it.prompt, p.MaxLen-it.output, p.MaxPrompt)
 		if first {
 			p.Clipped++
 		}
@@ -561,17 +566,50 @@ func digestRow(h hash.Hash, it *item) {
 	}
 }
 
-// rateCounter finds the busiest second of an ascending sequence of times.
-type rateCounter struct {
+// A load is what an ascending sequence of sends amounts to.
+type load struct {
 	second int64
 	n      int64
-	peak   int64
+	peak   int64 // most sends in one second
+	ends   endHeap
+	most   int // most requests in flight at a time, as far as can be guessed
 }
 
-func (c *rateCounter) add(t time.Duration) {
-	if s := int64(t / time.Second); s != c.second {
-		c.second, c.n = s, 0
+// The pace of an engine that nothing is known of: a first token after half a
+// second, then 33 a second. It sizes the pool of connections opened ahead; too
+// many cost memory, too few the time of a handshake in a burst.
+const (
+	guessedTTFT = 500 * time.Millisecond
+	guessedTPOT = 30 * time.Millisecond
+)
+
+func (l *load) add(it *item, due time.Duration) {
+	if s := int64(due / time.Second); s != l.second {
+		l.second, l.n = s, 0
 	}
-	c.n++
-	c.peak = max(c.peak, c.n)
+	l.n++
+	l.peak = max(l.peak, l.n)
+
+	for len(l.ends) > 0 && l.ends[0] <= due {
+		heap.Pop(&l.ends)
+	}
+	took, known := it.row.E2E.Get()
+	if !known {
+		took = guessedTTFT + time.Duration(it.output)*guessedTPOT
+	}
+	heap.Push(&l.ends, due+took)
+	l.most = max(l.most, len(l.ends))
+}
+
+type endHeap []time.Duration
+
+func (h endHeap) Len() int           { return len(h) }
+func (h endHeap) Less(i, j int) bool { return h[i] < h[j] }
+func (h endHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *endHeap) Push(x any)        { *h = append(*h, x.(time.Duration)) }
+func (h *endHeap) Pop() any {
+	old := *h
+	x := old[len(old)-1]
+	*h = old[:len(old)-1]
+	return x
 }

@@ -120,13 +120,15 @@ func (p *Plan) Run(ctx context.Context, c Config) (*Stats, error) {
 	}
 	stats := &Stats{}
 
-	// As many connections as the busiest second opens at most. Opening them
-	// inside a burst is what costs.
-	warm := min(p.PeakRate, maxWarm)
+	// Opening connections inside a burst is what costs.
+	warm := min(p.Connections, maxWarm)
 	if p.Options.Concurrency > 0 {
-		warm = int64(p.Options.Concurrency)
+		warm = p.Options.Concurrency
 	}
-	if err := c.Client.Warm(int(warm)); err != nil {
+	if limit := p.Options.MaxInFlight; limit > 0 {
+		warm = min(warm, limit)
+	}
+	if err := c.Client.Warm(warm); err != nil {
 		stats.WarmError = wireClass(err)
 	}
 
@@ -228,6 +230,7 @@ func (r *run) encode(e *encoder, row *traceformat.Row, lap int32, prompt, output
 	x := &exchange{run: r, prompt: prompt, output: output, abort: a}
 	x.row.Request = row.Request
 	x.row.Lap = lap
+	x.clip()
 	x.worker = r.workers[int(r.encoded.Add(1))%len(r.workers)]
 	if r.plan.talks != nil {
 		x.children = r.plan.talks.turns[row.ID]

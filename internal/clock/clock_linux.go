@@ -20,9 +20,12 @@ func monotonic() time.Duration {
 // An Alarm waits for deadlines on a thread of its own, and can be woken before.
 // It sleeps in ppoll, whose timeout the kernel keeps with a high-resolution
 // timer; the thread's timer slack (50 µs by default, by which the kernel may
-// delay any sleep to save wake-ups) is switched off.
+// delay any sleep to save wake-ups) is switched off. Where the process may
+// (root, CAP_SYS_NICE, an rtprio limit), the thread is scheduled in real time,
+// so that it runs at its deadline on a busy machine as well.
 type Alarm struct {
 	wake   int // an eventfd
+	rt     bool
 	mu     sync.Mutex
 	closed bool
 }
@@ -36,7 +39,19 @@ func NewAlarm() (*Alarm, error) {
 	runtime.LockOSThread()
 	// Not fatal: without it, every sleep is up to 50 µs longer.
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
-	return &Alarm{wake: fd}, nil
+	return &Alarm{wake: fd, rt: realTime(true)}, nil
+}
+
+// RealTime reports whether the thread is scheduled in real time.
+func (a *Alarm) RealTime() bool { return a.rt }
+
+// realTime puts the calling thread into the lowest real-time class, or back.
+func realTime(on bool) bool {
+	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL}
+	if on {
+		attr.Policy, attr.Priority = unix.SCHED_RR, 1
+	}
+	return unix.SchedSetAttr(0, &attr, 0) == nil
 }
 
 // SleepUntil blocks until t, or until Wake is called. It may return early; it
@@ -66,5 +81,8 @@ func (a *Alarm) Close() {
 	unix.Close(a.wake)
 	a.mu.Unlock()
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 0, 0, 0, 0) // back to the default
+	if a.rt {
+		realTime(false)
+	}
 	runtime.UnlockOSThread()
 }

@@ -31,5 +31,8 @@ func (a *Alarm) Wake() {
 	}
 }
 
+// RealTime reports whether the thread is scheduled in real time.
+func (a *Alarm) RealTime() bool { return false }
+
 // Close frees a.
 func (a *Alarm) Close() {}

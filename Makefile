@@ -1,0 +1,47 @@
+# The README's two commands are `make demo` and `make test`; `make help` lists the rest.
+SHELL := bash
+PROGRAMS := $(notdir $(wildcard cmd/*))
+# go-nvml compiles with a page of deprecation warnings of NVIDIA's header.
+export CGO_CFLAGS := -O2 -Wno-deprecated-declarations
+STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: all $(PROGRAMS) demo test race lint bench fuzz test-engines help clean
+
+all: $(PROGRAMS) ## build bin/replay, bin/trace, ...
+
+$(PROGRAMS):
+	go build -trimpath -o bin/$@ ./cmd/$@
+
+demo: replay ## build, then play a small trace against the embedded engine
+	@rm -rf run-demo
+	bin/replay testdata/demo.parquet -o run-demo/
+
+test: ## every test
+	go test ./...
+
+race: ## the race detector on the concurrent packages
+	go test -race ./replay/... ./internal/wire/... ./internal/metrics/... ./backends/... ./traceformat
+
+lint: ## gofmt, go vet, staticcheck, go fix
+	@test -z "$$(gofmt -l . | tee /dev/stderr)"
+	go vet ./...
+	$(STATICCHECK) ./...
+	@test -z "$$(go fix -diff ./... | tee /dev/stderr)"
+
+bench: ## the figures of docs/measurements.md, a few minutes
+	bash testdata/bench/run.sh
+
+FUZZTIME ?= 30s
+fuzz: ## each fuzz target for FUZZTIME
+	@set -e; for pkg in $$(go list ./...); do \
+	  for f in $$(go test -list '^Fuzz' $$pkg | grep ^Fuzz || true); do \
+	    echo "$$pkg $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; done; done
+
+test-engines: replay ## real vLLM, SGLang and llama.cpp, where they are installed
+	REPRISE_ENGINES=vllm,sglang,llamacpp go test -v -count 1 -timeout 60m -run 'Engine' ./cmd/replay
+
+help:
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
+
+clean:
+	rm -rf bin run-demo

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"github.com/urfave/cli/v2"
+
+	"reprise/replay"
+)
+
+func app() *cli.App {
+	d := replay.Defaults()
+	return &cli.App{
+		Name:      "replay",
+		Usage:     "play a trace against a serving engine and measure it",
+		UsageText: "replay TRACE [--backend NAME[=URL]] [-o DIR] [flags]",
+		Description: `
+Replay sends the requests of TRACE at the times they were recorded, with the token
+lengths they had, and writes a run directory: trace.parquet (the same requests with
+what happened to each), run.json, latency.hlog. TRACE is any format that "trace info"
+reads, also .gz, .zst, a run directory, or - for standard input. Without --backend it
+plays against the embedded simulated engine. The summary goes to standard output.
+
+Examples:
+  replay trace.parquet
+  replay azure.csv --duration 2m --speedup 4 --backend sim=llama-3-8b@a100
+  replay trace.parquet --backend vllm --url http://127.0.0.1:8000 -o run/
+  replay trace.parquet --backend sglang=http://127.0.0.1:30000 --too-long skip --slo 'ttft<500ms'
+
+Exit status is 0 if the run is done and faithful, 1 if it failed, 2 for a usage error,
+3 if it is done but this machine was the bottleneck, 130 if it was interrupted (partial
+results are kept).`,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "backend", Value: "sim", Usage: "what to play against: `NAME`, NAME=URL or sim=PRESET; there are sim, vllm, sglang, openai"},
+			&cli.StringFlag{Name: "url", Usage: "`URL` of the server"},
+			&cli.StringFlag{Name: "model", Usage: "`NAME` of the model at the server", DefaultText: "what the server says"},
+			&cli.StringSliceFlag{Name: "option", Usage: "`KEY=VALUE` for the backend, for example max-num-seqs=64 (sim), api=v1 (sglang)"},
+			&cli.BoolFlag{Name: "chat", Usage: "send text to the chat endpoint in place of token ids"},
+			&cli.StringFlag{Name: "api-key-env", Value: "REPRISE_API_KEY", Usage: "environment `VARIABLE` that holds the server's bearer token"},
+
+			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "run `DIR` to write", DefaultText: "run-DATE-TIME"},
+			&cli.BoolFlag{Name: "force", Usage: "replace the run that is in DIR"},
+			&cli.BoolFlag{Name: "json", Usage: "print the summary as JSON"},
+			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "no progress on standard error"},
+
+			&cli.Float64Flag{Name: "speedup", Value: d.Speedup, Usage: "play `N` times as fast as recorded"},
+			&cli.DurationFlag{Name: "start", Usage: "begin at this `TIME` of the trace"},
+			&cli.DurationFlag{Name: "duration", Usage: "play this much `TIME` of the trace"},
+			&cli.Int64Flag{Name: "limit", Usage: "play at most `N` rows"},
+			&cli.IntFlag{Name: "loop", Value: d.Loop, Usage: "play it `N` times over, with new prompts each time"},
+			&cli.DurationFlag{Name: "warmup", Usage: "play the first `TIME` of the trace without measuring it"},
+			&cli.IntFlag{Name: "max-in-flight", Usage: "shed requests beyond `N` running at once; 0: no limit"},
+			&cli.Uint64Flag{Name: "seed", Value: d.Seed, Usage: "`N` that prompts are made from"},
+
+			&cli.StringFlag{Name: "too-long", Value: string(d.TooLong), Usage: "rows beyond the model's context: `fail|clip|skip`"},
+			&cli.StringFlag{Name: "missing", Value: string(d.Missing), Usage: "rows without known lengths: `fail|skip`"},
+			&cli.IntFlag{Name: "max-model-len", Usage: "context of the model in `TOKENS`", DefaultText: "what the server says"},
+			&cli.IntFlag{Name: "vocab-size", Usage: "send token ids below `N`", DefaultText: "what the server says"},
+			&cli.StringFlag{Name: "format", Usage: "source `FORMAT` of the trace", DefaultText: "detected"},
+			&cli.BoolFlag{Name: "dequantise", Usage: "spread arrivals within the tick of the source's clock"},
+
+			&cli.StringSliceFlag{Name: "slo", Usage: "goodput counts requests that meet it, for example 'ttft<500ms'; `METRIC<TIME` of ttft, tpot, e2e"},
+			&cli.StringFlag{Name: "metrics-as", Usage: "also print the figures by another `TOOL`'s formulas: vllm, sglang, aiperf, guidellm, genai-perf"},
+
+			&cli.IntFlag{Name: "retries", Value: d.Retries, Usage: "send a request that got no answer up to `N` times more"},
+			&cli.DurationFlag{Name: "connect-timeout", Value: defaultConnect, Usage: "`TIME` to open a connection"},
+			&cli.DurationFlag{Name: "first-token-timeout", Value: d.FirstTokenTimeout, Usage: "`TIME` to the first token; 0: any"},
+			&cli.DurationFlag{Name: "idle-timeout", Value: d.IdleTimeout, Usage: "`TIME` between two reads after it; 0: any"},
+			&cli.DurationFlag{Name: "timeout", Value: d.TotalTimeout, Usage: "`TIME` for a whole request; 0: any"},
+			&cli.DurationFlag{Name: "grace", Value: d.Grace, Usage: "`TIME` for requests in flight after an interrupt"},
+			&cli.StringFlag{Name: "client", Value: "auto", Usage: "wire client: `auto|raw|std`"},
+		},
+		Action: play,
+	}
+}

@@ -1,0 +1,245 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"reprise/internal/stats"
+	"reprise/traceformat"
+)
+
+// Tests against real engines. llama.cpp runs wherever it is installed
+// (testdata/engines/setup-llamacpp.sh takes seconds); vLLM and SGLang take a
+// minute to start and run when REPRISE_ENGINES names them (make test-engines).
+
+// cacheDir is where engines are installed.
+func cacheDir(t *testing.T) string {
+	if dir := os.Getenv("REPRISE_CACHE"); dir != "" {
+		return dir
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		t.Skip("no cache folder: ", err)
+	}
+	return filepath.Join(dir, "reprise")
+}
+
+func sharedDir() string {
+	if dir := os.Getenv("REPRISE_SHARED"); dir != "" {
+		return dir
+	}
+	return filepath.Join("..", "..", "..", "shared")
+}
+
+func needs(t *testing.T, files ...string) {
+	t.Helper()
+	for _, f := range files {
+		if _, err := os.Stat(f); err != nil {
+			t.Skipf("%v: see testdata/engines and the shared folder's engines/README.md", err)
+		}
+	}
+}
+
+func wanted(t *testing.T, engine string) {
+	t.Helper()
+	if !slices.Contains(strings.Split(os.Getenv("REPRISE_ENGINES"), ","), engine) {
+		t.Skipf("REPRISE_ENGINES does not name %s; make test-engines does", engine)
+	}
+}
+
+// freePort asks the kernel for one.
+func freePort(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
+}
+
+// serve starts an engine in a process group of its own, waits until ready
+// answers, and ends the group with the test.
+func serve(t *testing.T, port, ready string, within time.Duration, argv ...string) (url string) {
+	t.Helper()
+	log, err := os.Create(filepath.Join(t.TempDir(), "engine.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	t.Cleanup(func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
+		select {
+		case <-exited:
+		case <-time.After(20 * time.Second):
+		}
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		log.Close()
+		if t.Failed() {
+			t.Log("the engine's last lines:\n", tail(log.Name(), 15))
+		}
+	})
+	url = "http://127.0.0.1:" + port
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	for {
+		req, _ := http.NewRequestWithContext(ctx, "GET", url+ready, nil)
+		if res, err := http.DefaultClient.Do(req); err == nil {
+			res.Body.Close()
+			if res.StatusCode == 200 {
+				return url
+			}
+		}
+		select {
+		case err := <-exited:
+			exited <- err
+			t.Fatalf("the engine ended before it was ready: %v", err)
+		case <-ctx.Done():
+			t.Fatalf("the engine was not ready within %v", within)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+func tail(name string, n int) string {
+	f, err := os.Open(name)
+	if err != nil {
+		return err.Error()
+	}
+	defer f.Close()
+	var lines []string
+	for s := bufio.NewScanner(f); s.Scan(); {
+		if lines = append(lines, s.Text()); len(lines) > n {
+			lines = lines[1:]
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// playAzure replays part of the real conversation trace and checks what must
+// hold against any engine: every request ends well with the tokens asked for.
+func playAzure(t *testing.T, args ...string) []*traceformat.Row {
+	t.Helper()
+	trace := filepath.Join(sharedDir(), "traces", "azure-llm-2023", "AzureLLMInferenceTrace_conv.csv")
+	needs(t, trace)
+	return playAll(t, append([]string{trace}, args...)...)
+}
+
+func playAll(t *testing.T, args ...string) []*traceformat.Row {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "run")
+	stdout, stderr, status := replayCommand(t, append(args, "-o", dir)...)
+	t.Logf("\n%s", stdout)
+	if status != 0 && status != 3 {
+		t.Fatalf("exit status %d\n%s", status, stderr)
+	}
+	rows := readRows(t, dir)
+	for _, r := range rows {
+		if r.Result != traceformat.ResultOK {
+			t.Errorf("request %d: %s, %s", r.ID, r.Result, r.Error)
+			continue
+		}
+		if r.ServedPromptTokens.V != r.PromptTokens.V || r.ServedOutputTokens.V != r.OutputTokens.V {
+			t.Errorf("request %d: served %d + %d tokens, want %d + %d", r.ID, r.ServedPromptTokens.V, r.ServedOutputTokens.V, r.PromptTokens.V, r.OutputTokens.V)
+		}
+	}
+	return rows
+}
+
+func readRows(t *testing.T, name string) (rows []*traceformat.Row) {
+	t.Helper()
+	rd, err := traceformat.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rd.Close()
+	for r, err := range rd.All() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows = append(rows, r.Clone())
+	}
+	return rows
+}
+
+func TestEngineLlamaCpp(t *testing.T) {
+	python, gguf := filepath.Join(cacheDir(t), "tools", "bin", "python"), filepath.Join(cacheDir(t), "tiny", "tiny.gguf")
+	script := filepath.Join(sharedDir(), "engines", "serve-llamacpp.py")
+	needs(t, python, gguf, script)
+	port := freePort(t)
+	url := serve(t, port, "/health", time.Minute, python, script, gguf, port)
+	rows := playAzure(t, "--backend", "openai", "--url", url, "--limit", "40", "--speedup", "1", "--too-long", "skip")
+	if len(rows) != 40 {
+		t.Errorf("%d rows, want 40", len(rows))
+	}
+}
+
+func TestEngineVLLM(t *testing.T) {
+	wanted(t, "vllm")
+	venv, model := filepath.Join(cacheDir(t), "vllm"), filepath.Join(cacheDir(t), "tiny", "llama")
+	script := filepath.Join(sharedDir(), "engines", "serve-vllm.sh")
+	needs(t, filepath.Join(venv, "bin", "vllm"), model, script)
+	port := freePort(t)
+	url := serve(t, port, "/health", 5*time.Minute, "bash", script, venv, model, port,
+		"--enable-per-request-metrics", "--enable-prompt-tokens-details")
+	rows := playAzure(t, "--backend", "vllm", "--url", url, "--limit", "150", "--speedup", "0.2", "--too-long", "skip")
+	// Our TTFT holds what the engine's own clock says, plus what lies between:
+	// the network, the API server, the event loop.
+	var between []float64
+	for _, r := range rows {
+		if s, ok := r.ServerTTFT.Get(); ok && r.TTFT.OK {
+			between = append(between, (r.TTFT.V-s).Seconds()*1e3)
+		}
+	}
+	if len(between) < len(rows) {
+		t.Errorf("%d of %d requests have the engine's own TTFT", len(between), len(rows))
+	}
+	slices.Sort(between)
+	p50, p99 := stats.Quantile(between, 0.5), stats.Quantile(between, 0.99)
+	t.Logf("our TTFT minus vLLM's own: p50 %.2f ms, p99 %.2f ms", p50, p99)
+	if p50 < 0 || p50 > 25 {
+		t.Errorf("our TTFT is %.2f ms beyond vLLM's own at the median, want 0 to 25 ms", p50)
+	}
+	t.Run("chat", func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), "run")
+		stdout, stderr, status := replayCommand(t, "../../testdata/demo.parquet", "--limit", "20", "--backend", "vllm", "--url", url, "--chat", "--too-long", "skip", "-o", dir)
+		if status != 0 && status != 3 {
+			t.Fatalf("exit status %d\n%s\n%s", status, stdout, stderr)
+		}
+		for _, r := range readRows(t, dir) {
+			if r.Result != traceformat.ResultOK || r.ServedOutputTokens.V != r.OutputTokens.V {
+				t.Errorf("request %d: %s %s, %d tokens; want ok, %d", r.ID, r.Result, r.Error, r.ServedOutputTokens.V, r.OutputTokens.V)
+			}
+		}
+	})
+}
+
+func TestEngineSGLang(t *testing.T) {
+	wanted(t, "sglang")
+	venv, model := filepath.Join(cacheDir(t), "sglang"), filepath.Join(cacheDir(t), "tiny", "llama")
+	script := filepath.Join(sharedDir(), "engines", "serve-sglang.sh")
+	needs(t, filepath.Join(venv, "bin", "python"), model, script)
+	port := freePort(t)
+	url := serve(t, port, "/model_info", 5*time.Minute, "bash", script, venv, model, port)
+	playAzure(t, "--backend", "sglang", "--url", url, "--limit", "60", "--speedup", "0.2", "--too-long", "skip")
+	t.Run("v1", func(t *testing.T) {
+		playAzure(t, "--backend", "sglang", "--option", "api=v1", "--url", url, "--limit", "20", "--speedup", "0.2", "--too-long", "skip")
+	})
+}

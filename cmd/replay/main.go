@@ -1,0 +1,21 @@
+// Command replay plays a trace against a serving engine and measures it.
+package main
+
+import (
+	"os"
+	"runtime"
+
+	"reprise/backends/sim"
+	"reprise/internal/cli"
+)
+
+func main() {
+	sim.MaybeServe() // the embedded engine is this binary again, as a child
+	// The pacer and the wire client sleep in the kernel. When they wake, the
+	// runtime must have a processor free for them, or they wait for up to 10 ms
+	// until it takes one from a decoder.
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(runtime.NumCPU() + 2)
+	}
+	os.Exit(cli.Main(app(), os.Args, os.Stdout, os.Stderr))
+}

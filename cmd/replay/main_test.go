@@ -1,0 +1,69 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"reprise/backends/sim"
+)
+
+func TestMain(m *testing.M) {
+	sim.MaybeServe()
+	testscript.Main(m, map[string]func(){"replay": main})
+}
+
+// TestScripts runs the commands of testdata/script as a user would type them.
+func TestScripts(t *testing.T) {
+	demo, err := os.ReadFile("../../testdata/demo.parquet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(e *testscript.Env) error {
+			return os.WriteFile(e.WorkDir+"/demo.parquet", demo, 0o644)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"status": status, "interrupt": interrupt},
+	})
+}
+
+// status runs a command and checks its exit status: status 2 replay --nonsense.
+func status(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: status CODE COMMAND...")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	code := "0"
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		code = exit.ProcessState.String()[len("exit status "):]
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if code != args[0] {
+		ts.Fatalf("%v: exit status %s, want %s", args[1:], code, args[0])
+	}
+}
+
+// replayCommand runs replay in a process of its own.
+func replayCommand(t *testing.T, args ...string) (stdout, stderr string, status int) {
+	t.Helper()
+	path, err := exec.LookPath("replay") // testscript.Main put it there
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), path, args...)
+	var out, diag bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &diag
+	err = cmd.Run()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return out.String(), diag.String(), exit.ExitCode()
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	return out.String(), diag.String(), 0
+}

@@ -1,0 +1,360 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	urfave "github.com/urfave/cli/v2"
+
+	"reprise/backends"
+	_ "reprise/backends/openai"
+	_ "reprise/backends/sglang"
+	"reprise/backends/sim"
+	_ "reprise/backends/vllm"
+	"reprise/internal/cli"
+	"reprise/internal/metrics"
+	"reprise/internal/units"
+	"reprise/internal/wire"
+	"reprise/replay"
+	"reprise/traceformat"
+	_ "reprise/traceformat/convert"
+)
+
+const defaultConnect = 10 * time.Second
+
+// play is the action of `replay TRACE`.
+func play(c *urfave.Context) error {
+	if c.NArg() != 1 {
+		return cli.Usagef("replay trace.parquet --backend vllm --url http://127.0.0.1:8000; replay --help lists the flags",
+			"want one trace, got %d arguments", c.NArg())
+	}
+	o, err := options(c)
+	if err != nil {
+		return cli.Usagef("", "%w", err)
+	}
+	slos, err := metrics.ParseSLOs(c.StringSlice("slo"))
+	if err != nil {
+		return cli.Usagef("replay trace.parquet --slo 'ttft<500ms' --slo 'tpot<50ms'", "%w", err)
+	}
+	ctx, drain, done := signals(c.App.ErrWriter)
+	defer done()
+
+	source, name, closeSource, err := openSource(c)
+	if err != nil {
+		return err
+	}
+	defer closeSource()
+
+	srv, err := connect(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer srv.stop()
+
+	plan, err := replay.NewPlan(source, o, replay.Target{
+		MaxLen: srv.info.MaxLen, MaxPrompt: srv.info.MaxPrompt, VocabSize: srv.info.VocabSize, MinID: srv.info.MinID, Text: !srv.backend.TokenIDs(),
+	})
+	if err != nil {
+		return explain(name, err)
+	}
+	client, err := dial(c, srv.url, plan)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+
+	m := replay.NewManifest("replay", safeArgs(os.Args[1:]), plan, name, replay.Server{
+		Backend: srv.name, URL: srv.public, Client: client.Kind(), Info: srv.info,
+	})
+	dir, err := replay.CreateDir(outputName(c), m, plan, slos, c.Bool("force"))
+	if err != nil {
+		return err
+	}
+	if !c.Bool("quiet") {
+		fmt.Fprintf(c.App.ErrWriter, "%s: %d requests over %s against %s\n", name, plan.Rows, units.Clock(plan.Span()), srv.describe())
+		for _, w := range m.Warnings {
+			fmt.Fprintf(c.App.ErrWriter, "warning: %s\n", w)
+		}
+	}
+
+	progress := &replay.Progress{}
+	view := &replay.View{Out: c.App.ErrWriter, Terminal: cli.IsTerminal(c.App.ErrWriter), Plan: plan, Progress: progress, Live: dir.Live()}
+	viewDone := make(chan struct{})
+	var viewing sync.WaitGroup
+	if !c.Bool("quiet") {
+		viewing.Go(func() { view.Run(viewDone) })
+	}
+	stats, runErr := plan.Run(ctx, replay.Config{
+		Backend: srv.backend, Client: client, Header: srv.header, Record: dir.Record, Progress: progress, Drain: drain,
+	})
+	close(viewDone)
+	viewing.Wait()
+	if err := srv.died(); err != nil && runErr == nil {
+		m.Warnings = append(m.Warnings, err.Error())
+	}
+	ws := client.Stats()
+	m.Server.Wire = &ws
+
+	summary, err := dir.Close(stats, runErr)
+	if err != nil {
+		return fmt.Errorf("closing the run: %w", errors.Join(runErr, err))
+	}
+	if err := show(c, summary, m, dir.Path()); err != nil {
+		return err
+	}
+	switch {
+	case stats.Interrupted && (runErr == nil || errors.Is(runErr, context.Canceled)):
+		return &cli.Error{Code: cli.Interrupted}
+	case runErr != nil:
+		return runErr
+	case summary.Requests.OK == 0:
+		return &cli.Error{Code: cli.Failed, Err: errors.New("no request succeeded"), Hint: "the summary counts the failures by class"}
+	case !summary.Fidelity.Valid:
+		return &cli.Error{Code: cli.Invalid}
+	}
+	return nil
+}
+
+func show(c *urfave.Context, s *metrics.Summary, m *replay.Manifest, path string) error {
+	if c.Bool("json") {
+		return cli.WriteJSON(c.App.Writer, m)
+	}
+	color := cli.IsTerminal(c.App.Writer) && os.Getenv("NO_COLOR") == ""
+	if err := metrics.RenderText(c.App.Writer, s, cli.Columns(c.App.Writer, 88), color); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(c.App.Writer, "\nrun: %s\n", path)
+	return err
+}
+
+func options(c *urfave.Context) (replay.Options, error) {
+	o := replay.Defaults()
+	o.Seed = c.Uint64("seed")
+	o.Start, o.Duration, o.Warmup = c.Duration("start"), c.Duration("duration"), c.Duration("warmup")
+	o.Limit, o.Loop = c.Int64("limit"), c.Int("loop")
+	o.Speedup, o.MaxInFlight = c.Float64("speedup"), c.Int("max-in-flight")
+	o.TooLong, o.Missing = replay.Policy(c.String("too-long")), replay.Policy(c.String("missing"))
+	o.MaxLen, o.VocabSize = c.Int("max-model-len"), c.Int("vocab-size")
+	o.Retries = c.Int("retries")
+	o.FirstTokenTimeout, o.IdleTimeout, o.TotalTimeout = c.Duration("first-token-timeout"), c.Duration("idle-timeout"), c.Duration("timeout")
+	o.Grace = c.Duration("grace")
+	return o, o.Validate()
+}
+
+// signals makes the first interrupt end the sending and the second everything.
+func signals(stderr io.Writer) (ctx context.Context, drain chan struct{}, done func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	drain = make(chan struct{})
+	ch := make(chan os.Signal, 4)
+	signal.Notify(ch, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		n := 0
+		for range ch {
+			if n++; n == 1 {
+				fmt.Fprintln(stderr, "\ninterrupted: no more is sent, requests in flight may end; again to stop at once")
+				close(drain)
+			} else {
+				cancel()
+			}
+		}
+	}()
+	return ctx, drain, func() {
+		signal.Stop(ch)
+		close(ch)
+		cancel()
+	}
+}
+
+// openSource returns what opens the trace, as often as needed: standard input,
+// which can be read once, is kept in a temporary file.
+func openSource(c *urfave.Context) (source replay.Source, name string, done func(), err error) {
+	name = c.Args().First()
+	var opts []traceformat.ReadOption
+	if f := c.String("format"); f != "" {
+		opts = append(opts, traceformat.WithFormat(f))
+	}
+	if c.Bool("dequantise") {
+		opts = append(opts, traceformat.Dequantise())
+	}
+	path, done := name, func() {}
+	if name == "-" {
+		f, err := os.CreateTemp("", "replay-stdin-*")
+		if err != nil {
+			return nil, "", nil, err
+		}
+		done = func() { os.Remove(f.Name()) }
+		_, err = io.Copy(f, os.Stdin)
+		if err = errors.Join(err, f.Close()); err != nil {
+			done()
+			return nil, "", nil, fmt.Errorf("keeping standard input: %w", err)
+		}
+		path, name = f.Name(), "standard input"
+	}
+	return func() (traceformat.Reader, error) { return traceformat.Open(path, opts...) }, name, done, nil
+}
+
+// explain adds the file and the next step to what NewPlan says.
+func explain(name string, err error) error {
+	e := &cli.Error{Code: cli.Failed, Err: err}
+	if plan, ok := errors.AsType[*replay.PlanError](err); ok {
+		e.Err, e.Hint = fmt.Errorf("%s: %w", name, err), plan.Hint
+	} else if unsorted, ok := errors.AsType[*replay.UnsortedError](err); ok {
+		e.Err, e.Hint = fmt.Errorf("%s: %w", name, err), unsorted.Hint()
+	} else if _, ok := errors.AsType[*traceformat.RowError](err); !ok && !strings.Contains(err.Error(), name) {
+		e.Err = fmt.Errorf("%s: %w", name, err)
+	}
+	return e
+}
+
+// A server is what the run plays against.
+type server struct {
+	name    string // of the backend
+	url     string
+	public  string // url for the manifest; empty for the embedded engine
+	backend backends.Backend
+	info    *backends.Info
+	header  []wire.Field
+	process *sim.Process // of the embedded engine
+}
+
+func (s *server) stop() {
+	if s.process != nil {
+		s.process.Stop()
+	}
+}
+
+// died reports that the embedded engine ended before it was told to.
+func (s *server) died() error {
+	if s.process == nil {
+		return nil
+	}
+	return s.process.Err()
+}
+
+func (s *server) describe() string {
+	d := s.name
+	if s.info.Engine != s.name && s.info.Engine != "" {
+		d += " (" + s.info.Engine + ")"
+	}
+	if s.info.Version != "" {
+		d += " " + s.info.Version
+	}
+	if preset := s.info.Config["preset"]; s.process != nil {
+		return d + ", " + preset + ", simulated"
+	}
+	if s.info.Model != "" {
+		d += ", model " + s.info.Model
+	}
+	return d
+}
+
+// connect finds the server of --backend and --url, starts the embedded engine
+// if it is that, and asks it what it is.
+func connect(ctx context.Context, c *urfave.Context) (*server, error) {
+	name, value, _ := strings.Cut(c.String("backend"), "=")
+	s := &server{name: name, url: c.String("url")}
+	conf := backends.Config{Model: c.String("model"), APIKey: os.Getenv(c.String("api-key-env")), Chat: c.Bool("chat"), Options: map[string]string{}}
+	for _, kv := range c.StringSlice("option") {
+		k, v, ok := strings.Cut(kv, "=")
+		if !ok {
+			return nil, cli.Usagef("--option max-num-seqs=64", "--option %q is not KEY=VALUE", kv)
+		}
+		conf.Options[k] = v
+	}
+	switch {
+	case name == "sim" && s.url == "" && !strings.Contains(value, "://"):
+		if value != "" {
+			conf.Options["preset"] = value
+		}
+		o, err := sim.ParseOptions(conf.Options)
+		if err != nil {
+			return nil, cli.Usagef("the presets are "+strings.Join(sim.Presets(), ", "), "sim: %w", err)
+		}
+		p, err := sim.Start(ctx, o)
+		if err != nil {
+			return nil, err
+		}
+		s.process, s.url = p, p.URL
+	case value != "":
+		if s.url != "" {
+			return nil, cli.Usagef("", "--backend %s=%s and --url both name a server", name, value)
+		}
+		s.url = value
+	}
+	if s.url == "" {
+		return nil, cli.Usagef(fmt.Sprintf("--backend %s --url http://127.0.0.1:8000", name), "no --url: which %s server should receive the trace?", name)
+	}
+	conf.URL = s.url
+	b, err := backends.Open(name, conf)
+	if err != nil {
+		s.stop()
+		return nil, cli.Usagef("", "%w", err)
+	}
+	if s.process == nil {
+		s.public = s.url
+	}
+	s.backend = b
+	if conf.APIKey != "" {
+		s.header = []wire.Field{{Name: "Authorization", Value: "Bearer " + conf.APIKey}}
+	}
+	if s.url, err = conf.BaseURL(); err != nil {
+		s.stop()
+		return nil, cli.Usagef("", "%w", err)
+	}
+	probing, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if s.info, err = b.Probe(probing); err != nil {
+		s.stop()
+		hint := "is the server up? the embedded engine needs none: replay trace.parquet --backend sim"
+		return nil, &cli.Error{Code: cli.Failed, Err: fmt.Errorf("asking %s at %s what it is: %w", name, s.url, err), Hint: hint}
+	}
+	if s.info.NoReuse {
+		s.header = append(s.header, wire.Field{Name: "Connection", Value: "close"})
+	}
+	return s, nil
+}
+
+// dial makes the wire client of the run.
+func dial(c *urfave.Context, base string, p *replay.Plan) (wire.Client, error) {
+	o := wire.Options{Connect: c.Duration("connect-timeout"), RetryStale: true}
+	switch kind := c.String("client"); kind {
+	case "auto":
+		return wire.New(base, o)
+	case "raw":
+		return wire.NewRaw(base, o)
+	case "std":
+		return wire.NewStd(base, o)
+	default:
+		return nil, cli.Usagef("", "--client is %q, want auto, raw or std", kind)
+	}
+}
+
+func outputName(c *urfave.Context) string {
+	if o := c.String("output"); o != "" {
+		return filepath.Clean(o)
+	}
+	return "run-" + time.Now().Format("20060102-150405")
+}
+
+// safeArgs is the command line without what a manifest must not hold.
+func safeArgs(args []string) []string {
+	out := make([]string, len(args))
+	for i, a := range args {
+		if u, err := url.Parse(a); err == nil && u.User != nil {
+			u.User = nil
+			a = u.String()
+		}
+		out[i] = a
+	}
+	return out
+}

@@ -1,0 +1,185 @@
+package replay
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"reprise/backends"
+	"reprise/internal/metrics"
+	"reprise/internal/wire"
+	"reprise/traceformat"
+)
+
+// ManifestVersion is the version of run.json that this package writes.
+const ManifestVersion = 1
+
+// States of a run.
+const (
+	StateRunning  = "running"  // or killed: nobody wrote what became of it
+	StateComplete = "complete" // every planned request was sent and has ended
+	StatePartial  = "partial"  // stopped before that
+)
+
+// A Manifest is run.json: all that it takes to repeat the run, and what came
+// of it. It holds no credentials: flags that carry them are left out.
+type Manifest struct {
+	Version int      `json:"version"`
+	State   string   `json:"state"`
+	Reason  string   `json:"reason,omitempty"` // why it is partial
+	Program Program  `json:"program"`
+	Args    []string `json:"args"`
+	Options Options  `json:"options"`
+	Trace   TraceRef `json:"trace"`
+	Plan    PlanRef  `json:"plan"`
+	Server  Server   `json:"server"`
+	Host    Host     `json:"host"`
+	Stats   *Stats   `json:"stats,omitempty"`
+	// Summary holds every metric and the fidelity verdict.
+	Summary  *metrics.Summary `json:"summary,omitempty"`
+	Warnings []string         `json:"warnings,omitempty"`
+}
+
+// A Program says which build played the run.
+type Program struct {
+	Name     string `json:"name"`
+	Version  string `json:"version"`
+	Revision string `json:"revision,omitempty"`
+	Modified bool   `json:"modified,omitempty"` // built from a changed tree
+	Go       string `json:"go"`
+}
+
+// A TraceRef says what was played.
+type TraceRef struct {
+	Name   string             `json:"name"` // without its folder
+	Rows   int64              `json:"rows_read"`
+	Header traceformat.Header `json:"header"`
+}
+
+// A PlanRef is the part of a Plan that a reader of the run needs: how the
+// trace's time became the run's, and what was left out.
+type PlanRef struct {
+	Digest       string           `json:"digest"`
+	Base         time.Duration    `json:"base_ns"` // run time = (trace time - base + lap × lap number) / speedup
+	Lap          time.Duration    `json:"lap_ns"`
+	Span         time.Duration    `json:"span_ns"`   // of the sending, in run time
+	Warmup       time.Duration    `json:"warmup_ns"` // in run time
+	Rows         int64            `json:"requests"`
+	Clipped      int64            `json:"requests_clipped"`
+	Skipped      map[string]int64 `json:"rows_skipped,omitempty"`
+	PromptTokens int64            `json:"prompt_tokens"`
+	OutputTokens int64            `json:"output_tokens"`
+	PeakRate     int64            `json:"peak_requests_per_second"`
+	Connections  int              `json:"connections_opened_ahead"`
+	MaxLen       int              `json:"max_model_len,omitempty"`
+	VocabLow     uint32           `json:"vocab_low"`
+	VocabSize    uint32           `json:"vocab_size"`
+	Forced       int64            `json:"prompts_sharing_one_token_too_many,omitempty"`
+}
+
+// A Server says what was played against.
+type Server struct {
+	Backend string         `json:"backend"`
+	URL     string         `json:"url,omitempty"` // without credentials; empty for the embedded engine
+	Client  string         `json:"client"`        // which wire client carried the run
+	Wire    *wire.Stats    `json:"wire,omitempty"`
+	Info    *backends.Info `json:"info"`
+}
+
+// A Host describes the machine that sent.
+type Host struct {
+	OS     string `json:"os"`
+	Arch   string `json:"arch"`
+	Kernel string `json:"kernel,omitempty"`
+	CPU    string `json:"cpu,omitempty"`
+	Cores  int    `json:"cores"`
+	Memory int64  `json:"memory_bytes,omitempty"`
+}
+
+// ref is what the manifest keeps of the plan.
+func (p *Plan) ref() PlanRef {
+	return PlanRef{
+		Digest: p.Digest, Base: p.Base, Lap: p.Lap, Span: p.Span(), Warmup: p.Warmup(), Rows: p.Rows,
+		Clipped: p.Clipped, Skipped: p.Skipped, PromptTokens: p.PromptTokens, OutputTokens: p.OutputTokens,
+		PeakRate: p.PeakRate, Connections: min(p.Connections, maxWarm), MaxLen: p.MaxLen, VocabLow: p.Vocab.Low, VocabSize: p.Vocab.Size, Forced: p.Forced,
+	}
+}
+
+// NewManifest describes a run that is about to start.
+func NewManifest(program string, args []string, p *Plan, trace string, s Server) *Manifest {
+	m := &Manifest{
+		Version: ManifestVersion, State: StateRunning, Args: args, Options: p.Options,
+		Trace: TraceRef{Name: filepath.Base(trace), Rows: p.Read, Header: p.Header},
+		Plan:  p.ref(), Server: s, Host: thisHost(),
+		Program: Program{Name: program, Version: "unknown", Go: runtime.Version()},
+	}
+	if b, ok := debug.ReadBuildInfo(); ok {
+		m.Program.Version = b.Main.Version
+		for _, s := range b.Settings {
+			switch s.Key {
+			case "vcs.revision":
+				m.Program.Revision = s.Value
+			case "vcs.modified":
+				m.Program.Modified = s.Value == "true"
+			}
+		}
+	}
+	return m
+}
+
+// Write replaces run.json in dir, atomically.
+func (m *Manifest) Write(dir string) error {
+	b, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, ".run.json-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(b, '\n'))
+	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), filepath.Join(dir, "run.json"))
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}
+
+func thisHost() Host {
+	h := Host{OS: runtime.GOOS, Arch: runtime.GOARCH, Cores: runtime.NumCPU()}
+	if b, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		h.Kernel = strings.TrimSpace(string(b))
+	}
+	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(b)) {
+			if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {
+				h.CPU = strings.TrimSpace(v)
+				break
+			}
+		}
+	}
+	if b, err := os.ReadFile("/proc/meminfo"); err == nil {
+		var kb int64
+		for line := range strings.Lines(string(b)) {
+			if v, ok := strings.CutPrefix(line, "MemTotal:"); ok {
+				for _, c := range strings.TrimSpace(v) {
+					if c < '0' || c > '9' {
+						break
+					}
+					kb = kb*10 + int64(c-'0')
+				}
+				h.Memory = kb << 10
+				break
+			}
+		}
+	}
+	return h
+}

@@ -1,0 +1,90 @@
+package replay
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"reprise/internal/metrics"
+	"reprise/internal/units"
+)
+
+// A View shows a run as it goes: redrawn in place on a terminal, one line each
+// Every where the output is kept (a file, a CI log).
+type View struct {
+	Out      io.Writer
+	Terminal bool
+	Plan     *Plan
+	Progress *Progress
+	Live     *metrics.Live
+	drawn    int // lines on the screen
+}
+
+// Every is the time between two lines of a View that is no terminal.
+const Every = 10 * time.Second
+
+// refresh is the time between two frames of a terminal.
+const refresh = 250 * time.Millisecond
+
+// Run draws until done is closed.
+func (v *View) Run(done <-chan struct{}) {
+	period := Every
+	if v.Terminal {
+		period = refresh
+	}
+	v.Live.Snapshot(0, 0) // the rate counts from here
+	tick := time.NewTicker(period)
+	defer tick.Stop()
+	for {
+		select {
+		case <-done:
+			v.erase()
+			return
+		case <-tick.C:
+			v.draw()
+		}
+	}
+}
+
+func (v *View) draw() {
+	s, started := v.Progress.Snapshot()
+	if !started {
+		return
+	}
+	l := v.Live.Snapshot(s.Elapsed, s.Tokens)
+	left := "draining"
+	if d := v.Plan.Span() - s.Elapsed; d > 0 && s.Sent+s.Shed < v.Plan.Rows {
+		left = units.Clock(d) + " left"
+	}
+	counts := fmt.Sprintf("sent %s of %s", units.Count(s.Sent), units.Count(v.Plan.Rows))
+	if s.Shed > 0 {
+		counts += fmt.Sprintf(" (%s shed)", units.Count(s.Shed))
+	}
+	counts += fmt.Sprintf("  in flight %s  done %s  failed %s", units.Count(s.InFlight), units.Count(l.Done), units.Count(l.Failed))
+	lag := "send lag p99 " + units.Duration(l.LagP99)
+	tokens := fmt.Sprintf("%s tok/s", units.Count(int64(l.TokensPerSecond)))
+	ttft := fmt.Sprintf("TTFT p50 %s p99 %s", units.Duration(l.TTFTP50), units.Duration(l.TTFTP99))
+	elapsed := units.Clock(max(0, s.Elapsed))
+	if !v.Terminal {
+		fmt.Fprintf(v.Out, "%s  %s  %s  %s  %s  %s\n", elapsed, counts, lag, tokens, ttft, left)
+		return
+	}
+	share := float64(s.Sent+s.Shed) / float64(max(1, v.Plan.Rows))
+	v.erase()
+	fmt.Fprintf(v.Out, "%s %s  %s  %s\n  %s\n  %s  %s  %s\n", bar(share, 30), elapsed, left, units.Percent(share), counts, lag, tokens, ttft)
+	v.drawn = 3
+}
+
+// erase takes the last frame off the screen.
+func (v *View) erase() {
+	if v.drawn > 0 {
+		fmt.Fprintf(v.Out, "\x1b[%dA\x1b[J", v.drawn)
+		v.drawn = 0
+	}
+}
+
+func bar(share float64, width int) string {
+	full := min(width, int(share*float64(width)))
+	return "[" + strings.Repeat("█", full) + strings.Repeat("·", width-full) + "]"
+}
