@@ -67,8 +67,8 @@ func (h *Hist) Over() int64 { return h.over }
 // Moments are exact.
 func (h *Hist) Moments() Moments { return h.exact }
 
-// Quantile is the value of rank ⌈pn⌉, to 3 significant digits; NaN of no
-// values.
+// Quantile is the value of the rank nearest to pn, to 3 significant digits; NaN
+// of no values.
 func (h *Hist) Quantile(p float64) float64 {
 	if h.N() == 0 || !(p >= 0 && p <= 1) {
 		return math.NaN()

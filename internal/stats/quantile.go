@@ -42,10 +42,10 @@ func Quantile(sorted []float64, p float64) float64 {
 // with probability of at least level, at most (1-level)/2 on either side. ok is
 // false if one end would lie outside the sample.
 //
-// The number of values below the quantile is Binomial(n, p): with B its
-// distribution function, lo is the largest rank with B(lo) <= (1-level)/2 below
-// it, and hi the smallest with B(hi) >= 1-(1-level)/2. No assumption on the
-// distribution is made, besides independence of the values.
+// The number of values at or below the quantile is Binomial(n, p): with B its
+// distribution function, lo is the largest rank with B(lo) <= (1-level)/2 and hi
+// the smallest with B(hi) >= 1-(1-level)/2. Nothing is assumed of the
+// distribution, besides independence of the values.
 func QuantileInterval(n int, p, level float64) (lo, hi int, ok bool) {
 	if n <= 0 || !(p > 0 && p < 1) || !(level > 0 && level < 1) {
 		return 0, 0, false
