@@ -40,11 +40,17 @@ func Load(path string) (*Tokenizer, error) {
 		return nil, err
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	info, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
-	if len(data) > maxFile {
+	var data []byte
+	if info.Size() <= maxFile { // of a pipe, that says nothing
+		if data, err = io.ReadAll(io.LimitReader(f, maxFile+1)); err != nil {
+			return nil, err
+		}
+	}
+	if max(info.Size(), int64(len(data))) > maxFile {
 		return nil, fmt.Errorf("%s: larger than %d MiB, which no tokenizer is", path, maxFile>>20)
 	}
 	t, err := parse(data)
