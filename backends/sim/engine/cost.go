@@ -72,17 +72,3 @@ func (c *Cost) of(l load) time.Duration {
 		c.Pair*float64(l.pairs) + c.KV*float64(l.ctx)
 	return max(1, time.Duration(ns)) // a step always advances time
 }
-
-// Prefill is the time of a pass that computes n tokens of one prompt behind the
-// first computed ones.
-func (c Cost) Prefill(computed, n int) time.Duration {
-	var l load
-	l.add(computed, n)
-	return c.of(l)
-}
-
-// Decode is the time of a pass that computes one token for each of n sequences
-// with ctx tokens of context each.
-func (c Cost) Decode(n, ctx int) time.Duration {
-	return c.of(load{seqs: n, tokens: n, ctx: int64(n) * int64(ctx)})
-}

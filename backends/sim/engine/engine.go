@@ -196,9 +196,6 @@ func New(c Config) (*Engine, error) {
 	return e, nil
 }
 
-// Config returns what the engine was made with.
-func (e *Engine) Config() Config { return e.cfg }
-
 // Submit hands over a request that arrives at now. Arrivals must be submitted
 // in the order of time.
 func (e *Engine) Submit(now time.Duration, r *Request) error {
@@ -607,7 +604,12 @@ func (e *Engine) Stats() Stats {
 	s.Blocks, s.UsedBlocks = e.pool.usable(), e.pool.usable()-e.pool.free
 	s.CachedBlocks = e.pool.cached
 	if e.cfg.Batching == Static {
-		s.UsedBlocks = e.static.blocks
+		s.UsedBlocks, s.Running = e.static.blocks, 0
+		for _, r := range e.static.rows {
+			if r.place == running {
+				s.Running++
+			}
+		}
 	}
 	return s
 }

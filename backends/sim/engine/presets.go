@@ -16,8 +16,6 @@ type Preset struct {
 	// server.
 	MaxBatchedTokens, MaxSeqs int
 	MaxModelLen               int // of Llama 3.1, the same network; Llama 3 itself was trained on 8192
-	VocabSize                 int // ordinary tokens: special ids lie above
-	Sources                   []string
 }
 
 // DefaultPreset is what is simulated unless told otherwise.
@@ -54,16 +52,19 @@ func llama8B(bandwidth, tokenNs, pairNs float64) Cost {
 	}
 }
 
-var llamaSources = []string{
-	"token_ns: Vidur data/profiling/compute/{a100,h100}/**/mlp.csv, TP1 medians x 32 layers, 256..4096 tokens (H100: Llama-2-7B 20.1 us scaled by linear parameters)",
-	"weights_ns: 16.06 GB / data-sheet bandwidth x 1.36, checked against the same profiles at 1..64 tokens",
-	"pair_ns: derived, 4*4096*32 FLOP per pair at 50 % of the data-sheet bf16 peak; not measured",
-	"kv_ns: derived, 131072 bytes per token at 80 % of the data-sheet bandwidth; BLIS's fit for H100 is 1.6 times that",
-	"step_ns, seq_ns, admit_ns: BLIS trained_physics_coefficients (fitted to vLLM on H100, used for all)",
-	"blocks: (memory x 0.9 - 16 GB of weights - 3 GB) / 128 KiB per token / 16",
-	"max_num_batched_tokens, max_num_seqs: vLLM 0.32 defaults by device",
-}
-
+// Where the constants come from:
+//   - Token: Vidur's data/profiling/compute/{a100,h100}/**/mlp.csv, medians at
+//     TP1 of 256 to 4096 tokens, times 32 layers. The H100's profile is of
+//     Llama-2-7B (20.1 us), scaled by the parameters of the linear layers;
+//   - Weights: 16.06 GB over the data sheet's bandwidth, times 1.36; checked
+//     against the same profiles at 1 to 64 tokens;
+//   - Pair: derived, 4 x 4096 x 32 FLOP at half the data sheet's bf16 peak. Not
+//     measured;
+//   - KV: derived, 128 KiB a token at 80 % of the data sheet's bandwidth. BLIS's
+//     fit for the H100 is 1.6 times that;
+//   - Step, Seq, Admit: BLIS, fitted on the H100 and used for all;
+//   - Blocks: memory x 0.9, less 16 GB of weights and 3 GB, over 2 MiB a block;
+//   - MaxBatchedTokens, MaxSeqs: vLLM 0.32's defaults by device.
 var presets = map[string]Preset{
 	// 312 TFLOP/s, 2.04 TB/s, 80 GB.
 	"llama-3-8b@a100": {Cost: llama8B(2.04e12, 67e3, 3.4), Blocks: 25_000, MaxBatchedTokens: 2048, MaxSeqs: 256},
@@ -87,6 +88,6 @@ func PresetNamed(name string) (Preset, error) {
 		return Preset{}, fmt.Errorf("no simulated engine %q; there are %s", name, strings.Join(Presets(), ", "))
 	}
 	p.Name = strings.ToLower(name)
-	p.MaxModelLen, p.VocabSize, p.Sources = 131_072, 128_000, llamaSources
+	p.MaxModelLen = 131_072
 	return p, nil
 }

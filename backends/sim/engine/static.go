@@ -57,7 +57,6 @@ func (e *Engine) formStatic(now time.Duration) {
 		b.rows = append(b.rows, r)
 		b.padded, longest, b.blocks = padded, answer, blocks
 	}
-	e.running = append(e.running[:0], b.rows...)
 	b.computed = 0
 }
 
@@ -70,6 +69,4 @@ func (e *Engine) doneStatic() {
 	}
 	clear(e.static.rows)
 	e.static = staticBatch{rows: e.static.rows[:0]}
-	clear(e.running)
-	e.running = e.running[:0]
 }

@@ -368,12 +368,11 @@ func (s *Server) detokenize(w http.ResponseWriter, r *http.Request) {
 		jsonError(data, err).write(w)
 		return
 	}
-	text, err := Detokenize(b.Tokens)
-	if err != nil {
-		badRequest(err.Error()).write(w)
+	if fail := outOfVocabulary(b.Tokens); fail != nil {
+		fail.write(w)
 		return
 	}
-	writeJSON(w, http.StatusOK, append(llmapi.AppendString([]byte(`{"prompt":`), text), '}'))
+	writeJSON(w, http.StatusOK, append(llmapi.AppendString([]byte(`{"prompt":`), Detokenize(b.Tokens)), '}'))
 }
 
 var reasons = [...]string{engine.Length: "length", engine.Stop: "stop", engine.Aborted: "abort"}

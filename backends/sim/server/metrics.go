@@ -301,6 +301,7 @@ func (m *metrics) page(st engine.Stats, s *Server) []byte {
 	p.value("sim:passes_late_total", "counter", "Passes that ended more than 1 ms late.", num(m.lagging))
 	p.value("sim:passes_total", "counter", "Forward passes.", num(st.Steps))
 	p.value("sim:computed_tokens_total", "counter", "Tokens computed in passes, recomputed and padding ones included.", num(st.ComputedTokens))
+	p.value("sim:aborted_requests_total", "counter", "Requests whose client hung up, which vLLM counts nowhere.", num(st.Aborted))
 	p.value("sim:padded_tokens_total", "counter", "Padding tokens computed under static batching.", num(st.PaddedTokens))
 
 	keys := slices.SortedFunc(maps.Keys(m.requests), compareHTTP)

@@ -169,15 +169,12 @@ func (s *Server) sequences(c *call, b *body) *apiError {
 		salt = max(h.Sum64(), 1)
 	}
 	for i, p := range c.prompts {
-		for _, id := range p {
-			if id >= vocabEnd {
-				return badRequest(fmt.Sprintf("Token id %d is out of vocabulary", id))
-			}
+		if fail := outOfVocabulary(p); fail != nil {
+			return fail
 		}
 		limit := s.cfg.MaxModelLen
 		if len(p) > limit {
-			e := badParam(fmt.Sprintf("This model's maximum context length is %d tokens. However, your prompt contains %d input tokens, which exceeds this limit even without any output tokens. Please reduce the length of the input prompt.", limit, len(p)), "input_tokens", len(p))
-			return e
+			return badParam(fmt.Sprintf("This model's maximum context length is %d tokens. However, your prompt contains %d input tokens, which exceeds this limit even without any output tokens. Please reduce the length of the input prompt.", limit, len(p)), "input_tokens", len(p))
 		}
 		// Like vLLM, an answer that does not fit is cut without a word.
 		maxTokens := min(want, limit-len(p))
@@ -210,6 +207,15 @@ func (s *Server) sequences(c *call, b *body) *apiError {
 		}
 	}
 	c.left = len(c.reqs)
+	return nil
+}
+
+func outOfVocabulary(ids []uint32) *apiError {
+	for _, id := range ids {
+		if id >= vocabEnd {
+			return badRequest(fmt.Sprintf("Token id %d is out of vocabulary", id))
+		}
+	}
 	return nil
 }
 

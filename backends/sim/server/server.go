@@ -65,7 +65,7 @@ func New(o Options) (*Server, error) {
 	}
 	s.m.init(cfg.MaxModelLen)
 	s.http.Handler = s.routes()
-	s.http.ReadHeaderTimeout = 30 * time.Second
+	// No timeouts: a client may open connections long before it needs them.
 	return s, nil
 }
 

@@ -181,6 +181,7 @@ func open(t *testing.T, ctx context.Context, url, body string) *bufio.Scanner {
 // A client that hangs up frees its blocks and stops generation.
 func TestDisconnectAborts(t *testing.T) {
 	s, url := start(t, Options{})
+	aborted := 0.0
 	for _, stream := range []bool{true, false} {
 		ctx, cancel := context.WithCancel(t.Context())
 		body := fmt.Sprintf(`{"prompt":%s,"max_tokens":8000,"n":3,"stream":%t}`, ids(100, 1), stream)
@@ -207,6 +208,9 @@ func TestDisconnectAborts(t *testing.T) {
 		m := metricsOf(t, url)
 		if m["vllm:kv_cache_usage_perc"] != 0 {
 			t.Errorf("stream %t: the cache is still in use: %v", stream, m["vllm:kv_cache_usage_perc"])
+		}
+		if aborted += 3; m["sim:aborted_requests_total"] != aborted || families(t, url)["vllm:e2e_request_latency_seconds"].count != 0 {
+			t.Errorf("stream %t: %v aborted, want %v", stream, m["sim:aborted_requests_total"], aborted)
 		}
 		generated := m["vllm:generation_tokens_total"]
 		time.Sleep(20 * time.Millisecond)
@@ -325,14 +329,16 @@ func TestTokensKeepTheirTimes(t *testing.T) {
 	if k != n {
 		t.Fatalf("%d events for %d tokens", k, n)
 	}
-	// Lateness is that of sending and of a busy machine, not of 100 passes: half
-	// of the last tokens are as late as half of the first.
-	first, last := slices.Sorted(slices.Values(late[:n/2])), slices.Sorted(slices.Values(late[n/2:]))
-	if drift := last[n/4] - first[n/4]; drift > pass/2 {
-		t.Errorf("the median lateness went from %v to %v", first[n/4], last[n/4])
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.m.lagMax > maxLag {
+		t.Skipf("this machine stood still for %v", s.m.lagMax)
+	}
+	// Single tokens may be late on a busy machine. If delays added up, all of the
+	// later ones would be.
+	if drift := slices.Min(late[n/2:]) - slices.Min(late[:n/2]); drift > pass/4 {
+		t.Errorf("the least lateness went from %v to %v in %d passes", slices.Min(late[:n/2]), slices.Min(late[n/2:]), n)
+	}
 	if st := s.eng.Stats(); st.Steps != n {
 		t.Errorf("%d passes for %d tokens", st.Steps, n)
 	}
@@ -344,8 +350,8 @@ func TestChoicesAndStops(t *testing.T) {
 	if again := complete(t, url, `{"prompt":[5,6,7],"max_tokens":6,"temperature":0}`).Choices[0]; again.Text != greedy.Text {
 		t.Errorf("temperature 0 gave %q and %q", greedy.Text, again.Text)
 	}
-	if text, err := Detokenize(greedy.TokenIDs); err != nil || text != greedy.Text {
-		t.Errorf("the ids read %q (%v), the text is %q", text, err, greedy.Text)
+	if text := Detokenize(greedy.TokenIDs); text != greedy.Text {
+		t.Errorf("the ids read %q, the text is %q", text, greedy.Text)
 	}
 	stop := complete(t, url, fmt.Sprintf(`{"prompt":[5,6,7],"max_tokens":6,"temperature":0,"stop_token_ids":[%d]}`, greedy.TokenIDs[3]))
 	if c := stop.Choices[0]; c.FinishReason != "stop" || c.StopReason == nil || *c.StopReason != int(greedy.TokenIDs[3]) || stop.Usage.Completion != 4 {
@@ -441,10 +447,7 @@ func TestLateTokensAreMerged(t *testing.T) {
 	if len(got) != 2 {
 		t.Fatalf("events:\n%s", strings.Join(got, "\n"))
 	}
-	text, err := Detokenize([]uint32{2000, 2001, 2002})
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := Detokenize([]uint32{2000, 2001, 2002})
 	for i, want := range []string{
 		`"choices":[{"index":0,"text":"` + text + `","logprobs":null,"finish_reason":null,"stop_reason":null,"prompt_token_ids":[1],"token_ids":[2000,2001,2002]}],"usage":{"prompt_tokens":1,"total_tokens":4,"completion_tokens":3}}`,
 		`"finish_reason":"length","stop_reason":null,"prompt_token_ids":[2],"token_ids":[3000,3001]}],"usage":{"prompt_tokens":1,"total_tokens":3,"completion_tokens":2}}`,
@@ -633,14 +636,11 @@ func TestTokenizer(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		text := rapid.OneOf(rapid.String(), rapid.StringMatching(`[a-z ]*`), rapid.StringMatching(`( [bcd][aeiou][bcd][aeiou][bcd]|[a-z ])*`)).Draw(t, "text")
 		tokens := Tokenize(nil, text)
-		if back, err := Detokenize(tokens); err != nil || back != text {
-			t.Fatalf("%q reads back as %q, %v", text, back, err)
+		if back := Detokenize(tokens); back != text {
+			t.Fatalf("%q reads back as %q", text, back)
 		}
 		words := rapid.SliceOf(rapid.Uint32Range(VocabLow, VocabEnd-1)).Draw(t, "words")
-		text, err := Detokenize(words)
-		if err != nil {
-			t.Fatal(err)
-		}
+		text = Detokenize(words)
 		if again := Tokenize(nil, text); !slices.Equal(again, words) {
 			t.Fatalf("%v is %q is %v", words, text, again)
 		}

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 )
@@ -115,15 +114,12 @@ func appendToken(dst []byte, id uint32) []byte {
 }
 
 // Detokenize joins the texts of tokens.
-func Detokenize(ids []uint32) (string, error) {
+func Detokenize(ids []uint32) string {
 	var b []byte
 	for _, id := range ids {
-		if id >= vocabEnd {
-			return "", fmt.Errorf("Token id %d is out of vocabulary", id) //nolint:staticcheck // vLLM's wording
-		}
 		b = appendToken(b, id)
 	}
-	return string(b), nil
+	return string(b)
 }
 
 // A message is one turn of a chat.
