@@ -105,8 +105,8 @@ func (a *As) Add(row *traceformat.Row) {
 	start, ok := r.Sent.Get()
 	before := time.Duration(0) // from the tool's start to the send
 	if r.Replayed && row.Wake.OK && ok {
-		before = start - row.Wake.V
-		start = row.Wake.V
+		wake := bound(row.Wake.V)
+		before, start = start-wake, wake
 	}
 	a.requests++
 	if ok && (!a.begun || start < a.begin) {
@@ -120,11 +120,11 @@ func (a *As) Add(row *traceformat.Row) {
 	last := float64(before + r.E2E.V)
 	e2e := last
 	if a.tool.untilClose && row.Close.OK {
-		e2e = float64(row.Close.V - start)
+		e2e = float64(bound(row.Close.V) - start)
 	}
 	ttft := float64(before + r.TTFT.Or(r.E2E.V))
 	if a.tool.firstEvent && row.FirstEvent.OK {
-		ttft = float64(row.FirstEvent.V - start)
+		ttft = float64(bound(row.FirstEvent.V) - start)
 	}
 	n := int64(r.OutputTokens.Or(0))
 	a.end = max(a.end, start+time.Duration(e2e))

@@ -134,6 +134,7 @@ func eachGap(row *traceformat.Row, visit func(gap time.Duration, tokens int64)) 
 	counted := len(row.ChunkTokens) == len(row.ChunkTimes)
 	last := none
 	for i, at := range row.ChunkTimes {
+		at = bound(at)
 		tokens := int64(0)
 		if counted {
 			if tokens = int64(row.ChunkTokens[i]); tokens <= 0 {
@@ -154,19 +155,19 @@ func (c *Collector) received(row *traceformat.Row, r *Reading) {
 	}
 	first := r.TTFT.Or(r.E2E.V)
 	if !r.TTFT.OK && len(row.ChunkTimes) > 0 {
-		first = row.ChunkTimes[0]
+		first = bound(row.ChunkTimes[0])
 	}
 	counted := len(row.ChunkTokens) == len(row.ChunkTimes)
 	total := int64(r.OutputTokens.Or(0))
 	switch n := int64(len(row.ChunkTimes)); {
 	case n > 0 && counted:
 		for i, at := range row.ChunkTimes {
-			c.flow.output(r.Sent.V+at, int64(max(row.ChunkTokens[i], 0)))
+			c.flow.output(r.Sent.V+bound(at), int64(max(row.ChunkTokens[i], 0)))
 		}
 	case n > 0:
 		// Which event carried how many is unknown; their sum is not.
 		for i, at := range row.ChunkTimes {
-			c.flow.output(r.Sent.V+at, total*int64(i+1)/n-total*int64(i)/n)
+			c.flow.output(r.Sent.V+bound(at), total*int64(i+1)/n-total*int64(i)/n)
 		}
 		c.flow.spread++
 	case total > 0:

@@ -109,8 +109,8 @@ func exactDist(values []float64, failures int64) Dist {
 		return Dist{}
 	}
 	d.Min, d.Max = some(values[0]), some(values[len(values)-1])
-	if failures == 0 {
-		d.Mean, d.SD = some(m.Mean()), some(m.SD())
+	if d.Mean, d.SD = some(m.Mean()), some(m.SD()); failures > 0 {
+		d.Mean, d.SD = some(math.Inf(1)), traceformat.Opt[Nanos]{}
 	}
 	d.fill(d.N, func(key string, p float64) traceformat.Opt[Nanos] {
 		if lo, hi, ok := stats.QuantileInterval(len(values), p, stats.Level); ok {
@@ -134,7 +134,7 @@ func histDist(h *stats.Hist, groups int64) Dist {
 	d := Dist{N: m.N(), Mean: some(m.Mean()), SD: some(m.SD()), Min: some(m.Min()), Max: some(m.Max()), Estimator: HDR}
 	d.fill(groups, func(_ string, p float64) traceformat.Opt[Nanos] { return some(h.Quantile(p)) })
 	if over := h.Over(); over > 0 {
-		d.Warnings = append(d.Warnings, fmt.Sprintf("%s values beyond %v count as %[2]v in percentiles", units.Count(over), stats.HistMax))
+		d.Warnings = append(d.Warnings, fmt.Sprintf("%s beyond %v in percentiles as %[2]v", plural(over, "value"), stats.HistMax))
 	}
 	return d
 }

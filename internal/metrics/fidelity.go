@@ -75,18 +75,17 @@ func (c *Collector) fidelity(s *Summary) {
 	}
 	bad := func(format string, a ...any) { f.Reasons = append(f.Reasons, fmt.Sprintf(format, a...)) }
 	q := &s.Requests
-	planned := units.Count(q.Measured + q.Unsent)
 	if q.Measured == 0 {
 		bad("no request was scheduled inside the measured window")
 	}
 	if q.Shed > 0 {
-		bad("%s of %s requests were shed for want of room in flight: the server saw less than the trace holds", units.Count(q.Shed), planned)
+		bad("shed %s of %s for want of room in flight: the server saw less than the trace holds", units.Count(q.Shed), plural(q.Measured, "request"))
 	}
 	if q.Unsent > 0 {
-		bad("%s of %s requests were never sent: the run was stopped", units.Count(q.Unsent), units.Count(q.Rows+q.Unsent))
+		bad("never sent %s of %s: the run was stopped", units.Count(q.Unsent), plural(q.Rows+q.Unsent, "request"))
 	}
 	for _, class := range slices.Sorted(maps.Keys(c.client)) {
-		bad("%s requests could not be sent by this client: %s", units.Count(c.client[class]), class)
+		bad("this client could not send %s: %s", plural(c.client[class], "request"), class)
 		f.Bottleneck = ClientBottleneck
 	}
 	c.punctual(s, bad)
@@ -160,17 +159,17 @@ func (c *Collector) lengthsRight(s *Summary, bad func(string, ...any)) {
 	switch off := p.Verified - p.Exact; {
 	case off == 0:
 	case c.conf.TokenIDs:
-		bad("%s of %s prompts had another length at the server, by up to %s tokens", units.Count(off), units.Count(p.Verified), units.Count(p.MaxError))
+		bad("%s of %s had another length at the server, by up to %s", units.Count(off), plural(p.Verified, "prompt"), plural(p.MaxError, "token"))
 	default:
 		if share := p.share(); share > s.Fidelity.Limits.PromptShare {
 			bad("prompt tokens are off by %s, over the limit of %s", units.Percent(share), units.Percent(s.Fidelity.Limits.PromptShare))
 		}
 	}
 	if off := o.Verified - o.Exact; off > 0 {
-		bad("%s of %s answers had another length than asked for, by up to %s tokens", units.Count(off), units.Count(o.Verified), units.Count(o.MaxError))
+		bad("%s of %s had another length than asked for, by up to %s", units.Count(off), plural(o.Verified, "answer"), plural(o.MaxError, "token"))
 	}
 	if c.conf.TokenIDs && p.Unverified+o.Unverified > 0 {
-		bad("the server told no token count of %s answers: lengths are unverified", units.Count(max(p.Unverified, o.Unverified)))
+		bad("the server told no token count of %s: lengths are unverified", plural(max(p.Unverified, o.Unverified), "answer"))
 	}
 }
 

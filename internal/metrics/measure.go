@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"math"
 	"time"
 
 	"reprise/traceformat"
@@ -69,28 +70,40 @@ func (r *Reading) FromSchedule(d traceformat.Opt[time.Duration]) traceformat.Opt
 	return d
 }
 
+// forever bounds every clock: 36 years, so that sums of a few of them cannot
+// overflow, whatever a damaged file holds.
+const forever = time.Duration(1 << 60)
+
+func bound(d time.Duration) time.Duration { return max(-forever, min(forever, d)) }
+
+func clock(o traceformat.Opt[time.Duration]) traceformat.Opt[time.Duration] {
+	o.V = bound(o.V)
+	return o
+}
+
 // Measure reads a row.
 func Measure(row *traceformat.Row) Reading {
-	r := Reading{Zero: row.Arrival, Sent: traceformat.Some(row.Arrival), Replayed: row.Scheduled.OK}
+	zero := traceformat.Some(bound(row.Arrival))
+	r := Reading{Zero: zero.V, Sent: zero, Replayed: row.Scheduled.OK}
 	r.PromptTokens, r.OutputTokens = row.PromptTokens, row.OutputTokens
 	if r.Replayed {
-		r.Zero, r.Sent = row.Scheduled.V, row.Sent
+		r.Zero, r.Sent = bound(row.Scheduled.V), clock(row.Sent)
 		r.AskedPromptTokens, r.AskedOutputTokens = row.PromptTokens, row.OutputTokens
 		if n := row.N.Or(1); n > 1 && r.AskedOutputTokens.OK {
-			r.AskedOutputTokens.V *= n
+			r.AskedOutputTokens.V = int32(min(math.MaxInt32, int64(r.AskedOutputTokens.V)*int64(n)))
 		}
 		r.PromptTokens, r.OutputTokens = row.ServedPromptTokens, row.ServedOutputTokens
-		r.Lag = lag(row)
+		r.Lag = r.lag(row)
 	}
 	if !r.OutputTokens.OK && len(row.ChunkTokens) > 0 {
-		sum := int32(0)
+		sum := int64(0)
 		for _, n := range row.ChunkTokens {
-			sum += max(n, 0)
+			sum += int64(max(n, 0))
 		}
-		r.OutputTokens = traceformat.Some(sum)
+		r.OutputTokens = traceformat.Some(int32(min(math.MaxInt32, sum)))
 	}
 	if r.Sent.OK {
-		r.TTFT, r.E2E = row.TTFT, row.E2E
+		r.TTFT, r.E2E = clock(row.TTFT), clock(row.E2E)
 		if row.TTFTSource == traceformat.TTFTHeader {
 			r.TTFT.OK = false
 		}
@@ -100,9 +113,9 @@ func Measure(row *traceformat.Row) Reading {
 	}
 	switch {
 	case row.Close.OK:
-		r.End = row.Close
+		r.End = clock(row.Close)
 	case row.Abort.OK && r.Sent.OK:
-		r.End = traceformat.Some(r.Sent.V + row.Abort.V)
+		r.End = traceformat.Some(r.Sent.V + bound(row.Abort.V))
 	case r.E2E.OK:
 		r.End = traceformat.Some(r.Sent.V + r.E2E.V)
 	}
@@ -150,23 +163,23 @@ func classify(row *traceformat.Row, r *Reading) (c Class, outcome, class string)
 
 // lag splits the send lag of a replayed row. A clock that is missing leaves its
 // step to the next one.
-func lag(row *traceformat.Row) traceformat.Opt[Lag] {
-	if !row.Sent.OK {
+func (r *Reading) lag(row *traceformat.Row) traceformat.Opt[Lag] {
+	if !r.Sent.OK {
 		return traceformat.Opt[Lag]{}
 	}
-	l := Lag{Total: row.Sent.V - row.Scheduled.V}
-	at := row.Scheduled.V
-	if row.Wake.OK {
-		l.Pacer, at = row.Wake.V-at, row.Wake.V
+	l := Lag{Total: r.Sent.V - r.Zero}
+	at := r.Zero
+	if wake, ok := clock(row.Wake).Get(); ok {
+		l.Pacer, at = wake-at, wake
 	}
-	if row.Conn.OK {
-		wait := row.Conn.V - at
-		if at = row.Conn.V; row.ConnReused.Or(true) {
+	if conn, ok := clock(row.Conn).Get(); ok {
+		wait := conn - at
+		if at = conn; row.ConnReused.Or(true) {
 			l.Queue = wait
 		} else {
 			l.Connect = wait
 		}
 	}
-	l.Write = row.Sent.V - at
+	l.Write = r.Sent.V - at
 	return traceformat.Some(l)
 }

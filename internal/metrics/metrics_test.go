@@ -281,8 +281,8 @@ func TestSummaryByHand(t *testing.T) {
 		}
 	}
 	// One failed, one was shed and two never sent: four infinite ones of seven.
-	if w := s.TTFT.WithFailures; w.N != 7 || !w.P50.OK || !w.P50.V.IsInf() || w.Min.V.Duration() != 50*ms1 || w.Mean.OK {
-		t.Errorf("TTFT with failures = %+v; want 7 values, an infinite median and no mean", w)
+	if w := s.TTFT.WithFailures; w.N != 7 || !w.P50.OK || !w.P50.V.IsInf() || w.Min.V.Duration() != 50*ms1 || !w.Mean.V.IsInf() || w.SD.OK {
+		t.Errorf("TTFT with failures = %+v; want 7 values, an infinite median and mean", w)
 	}
 	// TTFT < 150 ms: 110 and 50. TPOT < 30 ms: 22 and the single token. Both: the first.
 	if diff := cmp.Diff(&Goodput{
@@ -374,7 +374,7 @@ func TestCapture(t *testing.T) {
 	if want := 15.0 / 4; s.Rates.OutputTokens != want {
 		t.Errorf("output tokens/s = %v, want %v", s.Rates.OutputTokens, want)
 	}
-	if !strings.Contains(strings.Join(s.Warnings, "\n"), "4 requests were spread evenly") {
+	if !strings.Contains(strings.Join(s.Warnings, "\n"), "the tokens of 4 requests evenly") {
 		t.Errorf("warnings = %q", s.Warnings)
 	}
 }
@@ -386,7 +386,7 @@ func TestEventsWithoutTokenCounts(t *testing.T) {
 	if s.ITL.N != 0 || s.EventGap.N != 2 {
 		t.Errorf("ITL n %d, event gap n %d; want 0, 2", s.ITL.N, s.EventGap.N)
 	}
-	if len(s.ITL.Warnings) != 1 || !strings.Contains(s.ITL.Warnings[0], "1 requests have no ITL") {
+	if len(s.ITL.Warnings) != 1 || !strings.Contains(s.ITL.Warnings[0], "left out 1 request") {
 		t.Errorf("warnings of ITL = %q", s.ITL.Warnings)
 	}
 	// 9 tokens over 3 events, two of which are inside.
@@ -481,17 +481,17 @@ func TestFidelity(t *testing.T) {
 		}, []string{"87.0 % of the delay was opening connections"}, ConnectBottleneck, 5 * ms1},
 		{"waiting for a connection", Config{}, []*traceformat.Row{late(sent(0, event{ms1, 1}), 2*ms1, 20*ms1, 3*ms1)},
 			[]string{"80 % of the delay was waiting for a free connection: this client was the bottleneck"}, ClientBottleneck, 5 * ms1},
-		{"shed", Config{}, append(run(10, 300*ms1, 0, 0), shed(3*s1)), []string{"1 of 11 requests were shed"}, "", 3 * ms1},
-		{"stopped early", Config{Planned: 12}, run(10, 300*ms1, 0, 0), []string{"2 of 12 requests were never sent"}, "", 3 * ms1},
+		{"shed", Config{}, append(run(10, 300*ms1, 0, 0), shed(3*s1)), []string{"shed 1 of 11 requests"}, "", 3 * ms1},
+		{"stopped early", Config{Planned: 12}, run(10, 300*ms1, 0, 0), []string{"never sent 2 of 12 requests"}, "", 3 * ms1},
 		{"no descriptors left", Config{}, append(run(10, 300*ms1, 0, 0), with(failed(sent(3*s1), traceformat.ResultServerError, "no_file_descriptors"), func(r *traceformat.Row) {
 			r.Sent, r.Conn = duration{}, duration{}
-		})), []string{"1 requests could not be sent by this client: no_file_descriptors"}, ClientBottleneck, 3 * ms1},
+		})), []string{"this client could not send 1 request: no_file_descriptors"}, ClientBottleneck, 3 * ms1},
 		{"refused by the server is the server's", Config{}, append(run(10, 300*ms1, 0, 0), with(failed(sent(3*s1), traceformat.ResultServerError, "connect_refused"), func(r *traceformat.Row) {
 			r.Sent, r.Conn = duration{}, duration{}
 		})), nil, "", 3 * ms1},
 		{"one prompt token off, sent as ids", Config{TokenIDs: true}, append(run(199, 300*ms1, 0, 0), with(sent(200*s1, event{300 * ms1, 1}), func(r *traceformat.Row) {
 			r.ServedPromptTokens.V = 101
-		})), []string{"1 of 200 prompts had another length at the server, by up to 1 tokens"}, "", 3 * ms1},
+		})), []string{"1 of 200 prompts had another length at the server, by up to 1 token"}, "", 3 * ms1},
 		{"the same sent as text is within 1 %", Config{}, append(run(199, 300*ms1, 0, 0), with(sent(200*s1, event{300 * ms1, 1}), func(r *traceformat.Row) {
 			r.ServedPromptTokens.V = 101
 		})), nil, "", 3 * ms1},
@@ -500,7 +500,7 @@ func TestFidelity(t *testing.T) {
 		{"an answer too short", Config{}, append(run(10, 300*ms1, 0, 0), with(sent(0, event{300 * ms1, 4}), func(r *traceformat.Row) { r.OutputTokens.V = 9 })),
 			[]string{"1 of 11 answers had another length than asked for, by up to 5 tokens"}, "", 3 * ms1},
 		{"no counts from the server", Config{TokenIDs: true}, []*traceformat.Row{with(sent(0, event{300 * ms1, 1}), func(r *traceformat.Row) { r.ServedPromptTokens.OK = false })},
-			[]string{"no token count of 1 answers"}, "", 5 * ms1},
+			[]string{"no token count of 1 answer: lengths"}, "", 5 * ms1},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -546,7 +546,7 @@ func TestSummaryAsJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, part := range []string{
-		`"ttft_ns":{"from_schedule":{"n":3,"mean":154666667,`, `"with_failures":{"n":5,"min":50000000,"max":"inf"`,
+		`"ttft_ns":{"from_schedule":{"n":3,"mean":154666667,`, `"with_failures":{"n":5,"mean":"inf","min":50000000,"max":"inf"`,
 		`"requests_per_second_offered":1.25`, `"slos":[{"slo":"ttft\u003c150ms","requests_met":2}]`, `"verdict":"invalid"`,
 	} {
 		if !strings.Contains(string(b), part) {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -16,12 +17,15 @@ import (
 )
 
 // minWidth is the narrowest table that RenderText lays out; a narrower screen
-// wraps it.
-const minWidth = 60
+// wraps it. From meanWidth on it has a column more.
+const (
+	minWidth  = 70
+	meanWidth = minWidth + 9
+)
 
 // RenderText writes s for a person: the fidelity verdict first, then what
 // happened to the requests, the latencies, and what to know before believing
-// them. Lines are no longer than width, where that is 60 or more.
+// them. Lines are no longer than width, where that is 70 or more.
 func RenderText(w io.Writer, s *Summary, width int, color bool) error {
 	p := printer{width: max(width, minWidth), color: color}
 	p.verdict(&s.Fidelity, s)
@@ -212,14 +216,22 @@ func (p *printer) table(s *Summary) {
 		}
 		if !head {
 			head = true
-			p.b.WriteString(p.style(faint, fmt.Sprintf("%-*s%10s%10s%10s%10s", labelWidth+17, "", "p50", "p90", "p99", "max")) + "\n")
+			names := fmt.Sprintf("%10s%10s%10s%10s", "p50", "p90", "p99", "max")
+			if p.width >= meanWidth {
+				names = fmt.Sprintf("%10s", "mean") + names
+			}
+			p.b.WriteString(p.style(faint, strings.Repeat(" ", labelWidth+17)+names) + "\n")
 		}
 		from := r.from
 		if s.Fidelity.Verdict == NotReplayed && from == "from schedule" {
 			from = "from arrival"
 		}
 		cells := ""
-		for _, v := range []traceformat.Opt[Nanos]{r.d.P50, r.d.P90, r.d.P99, r.d.Max} {
+		values := []traceformat.Opt[Nanos]{r.d.Mean, r.d.P50, r.d.P90, r.d.P99, r.d.Max}
+		if p.width < meanWidth {
+			values = values[1:]
+		}
+		for _, v := range values {
 			text := "-"
 			if v.OK {
 				text = v.V.String()
@@ -325,4 +337,23 @@ func (p *printer) notes(s *Summary) {
 	for _, n := range notes {
 		p.wrapped("* ", n)
 	}
+}
+
+// RenderFigures writes what another tool would have printed, a figure a line.
+func RenderFigures(w io.Writer, tool string, figures []Figure) error {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "by the formulas of %s:\n", tool)
+	width := 0
+	for _, f := range figures {
+		width = max(width, len(f.Name))
+	}
+	for _, f := range figures {
+		value := strconv.FormatFloat(f.Value, 'f', 2, 64)
+		if f.Value == math.Trunc(f.Value) && f.Unit == "" {
+			value = strconv.FormatFloat(f.Value, 'f', 0, 64)
+		}
+		b.WriteString(strings.TrimRight(fmt.Sprintf("  %-*s%14s %s", width, f.Name, value, f.Unit), " ") + "\n")
+	}
+	_, err := w.Write(b.Bytes())
+	return err
 }

@@ -274,7 +274,7 @@ func (c *Collector) latencies(s *Summary) {
 	}), 0)
 	s.ITL = histDist(c.itl, c.itlN)
 	if c.noITL > 0 {
-		s.ITL.Warnings = append(s.ITL.Warnings, fmt.Sprintf("%s requests have no ITL: how many tokens each of their events carried is unknown", units.Count(c.noITL)))
+		s.ITL.Warnings = append(s.ITL.Warnings, fmt.Sprintf("left out %s: how many tokens each event carried is unknown", plural(c.noITL, "request")))
 	}
 	s.EventGap = histDist(c.gaps, c.gaps.N())
 	s.FailedAfter = exactDist(c.gather(func(r *record) time.Duration {
@@ -471,18 +471,16 @@ func (c *Collector) warnings(s *Summary) {
 		warn("all requests are scheduled at one moment: there is no window to take rates over, but for the whole run's")
 	}
 	if bad := q.Failed + q.Shed; bad > 0 && q.OK > 0 {
-		warn("latencies are of %s successes; %s requests failed or were shed, and count as infinite where figures say so",
-			units.Count(q.OK), units.Count(bad))
+		warn("latencies are of successes; %s failed or shed count as infinite where the figure says so", plural(bad, "request"))
 	}
 	if q.Unsent > 0 {
-		warn("%s planned requests were never reached: the run was stopped", units.Count(q.Unsent))
+		warn("%s never sent, as the run was stopped", plural(q.Unsent, "planned request"))
 	}
 	if q.Unknown > 0 {
-		warn("%s requests have no outcome, or a cut one, and are in no latency", units.Count(q.Unknown))
+		warn("%s without an outcome, or with a cut one, in no latency", plural(q.Unknown, "request"))
 	}
 	if c.flow.spread > 0 {
-		warn("tokens of %s requests were spread evenly over their answer in tokens/s: their events or their tokens were not recorded",
-			units.Count(c.flow.spread))
+		warn("tokens/s spread the tokens of %s evenly: when they came, or in which event, was not recorded", plural(c.flow.spread, "request"))
 	}
 	if drain := s.Window.RunLength - (s.Window.To - c.flow.first); c.flow.events && s.Window.Length > 0 && drain > s.Window.Length {
 		warn("the answers took longer to drain (%s) than the window is long (%s): its tokens/s are of the ramp-up",
@@ -493,7 +491,7 @@ func (c *Collector) warnings(s *Summary) {
 		l    *Length
 	}{{"prompt", &s.Lengths.Prompt}, {"output", &s.Lengths.Output}} {
 		if l.l.Unverified > 0 {
-			warn("the server told no %s token count of %s answers", l.what, units.Count(l.l.Unverified))
+			warn("the server told no %s token count of %s", l.what, plural(l.l.Unverified, "answer"))
 		}
 	}
 	if t := &s.Tokens; t.CachedOf > 0 && t.Cached > t.CachedOf {
@@ -502,4 +500,12 @@ func (c *Collector) warnings(s *Summary) {
 	if math.IsNaN(s.Tokens.CacheHit()) && c.replays > 0 && q.OK > 0 {
 		warn("the server does not say how many prompt tokens came from its prefix cache")
 	}
+}
+
+// plural prints "1 request", "1,200 requests".
+func plural(n int64, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return units.Count(n) + " " + what
 }
