@@ -1,12 +1,14 @@
 package traceinfo
 
+import "math/rand/v2"
+
 // cacheSizes are the sizes, in blocks, at which the hit curve is read.
 var cacheSizes = []int{100, 1_000, 3_000, 10_000, 30_000}
 
 // maxBlocks bounds the blocks that are remembered, and so the memory of the
 // hit curve (about 40 bytes a block). A trace with more distinct blocks gets a
 // curve that ends at this size instead of at an unlimited one.
-const maxBlocks = 1 << 21
+const maxBlocks = 1 << 20
 
 // prefixCache plays the prompts of a trace against LRU prefix caches of
 // several sizes at once. All of them see the same sequence of touches, so the
@@ -19,8 +21,11 @@ const maxBlocks = 1 << 21
 // the last block to the first, so that the tail of a prompt is evicted before
 // the head that it is useless without.
 type prefixCache struct {
-	index map[uint64]int32
 	nodes []cacheNode
+	// buckets and cacheNode.chain are a hash table of the nodes: half the
+	// memory of a map beside them, and deletions leave no graves in it.
+	buckets []int32
+	seed    uint64
 	head  int32 // most recently used
 	tail  int32
 	sizes []int
@@ -35,6 +40,7 @@ type prefixCache struct {
 type cacheNode struct {
 	id         uint64
 	prev, next int32
+	chain      int32 // next node of the bucket, or -1
 	// zone is the index of the smallest size that holds the node, len(sizes)
 	// where only the whole list does.
 	zone int32
@@ -42,8 +48,9 @@ type cacheNode struct {
 
 // newPrefixCache takes sizes of at least 2 and less than maxBlocks, ascending.
 func newPrefixCache(sizes []int) *prefixCache {
-	c := &prefixCache{index: map[uint64]int32{}, head: -1, tail: -1, sizes: sizes,
+	c := &prefixCache{head: -1, tail: -1, sizes: sizes, seed: rand.Uint64(),
 		last: make([]int32, len(sizes)), hits: make([]int64, len(sizes)+1)}
+	c.rehash(1 << 10)
 	for i := range c.last {
 		c.last[i] = -1
 	}
@@ -59,8 +66,8 @@ func (c *prefixCache) add(ids []uint64) int {
 	need := int32(0)
 	depth := 0
 	for _, id := range ids {
-		n, ok := c.index[id]
-		if !ok {
+		n := c.find(id)
+		if n < 0 {
 			break
 		}
 		need = max(need, c.nodes[n].zone)
@@ -76,13 +83,55 @@ func (c *prefixCache) add(ids []uint64) int {
 			continue
 		}
 		// Past the first miss, or the node was evicted by this very prompt.
-		if n, ok := c.index[ids[i]]; ok {
+		if n := c.find(ids[i]); n >= 0 {
 			c.touch(n)
 		} else {
 			c.insert(ids[i])
 		}
 	}
 	return depth
+}
+
+// bucket spreads ids, which may be consecutive or chosen by whoever wrote the
+// file, by a seed of this process (the finaliser of SplitMix64).
+func (c *prefixCache) bucket(id uint64) *int32 {
+	x := id + c.seed
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return &c.buckets[(x^x>>31)&uint64(len(c.buckets)-1)]
+}
+
+// find returns the node of a block, or -1.
+func (c *prefixCache) find(id uint64) int32 {
+	n := *c.bucket(id)
+	for n >= 0 && c.nodes[n].id != id {
+		n = c.nodes[n].chain
+	}
+	return n
+}
+
+func (c *prefixCache) link(n int32) {
+	b := c.bucket(c.nodes[n].id)
+	c.nodes[n].chain, *b = *b, n
+}
+
+func (c *prefixCache) unlink(n int32) {
+	at := c.bucket(c.nodes[n].id)
+	for *at != n {
+		at = &c.nodes[*at].chain
+	}
+	*at = c.nodes[n].chain
+}
+
+// rehash sets the number of buckets, a power of two.
+func (c *prefixCache) rehash(buckets int) {
+	c.buckets = make([]int32, buckets)
+	for i := range c.buckets {
+		c.buckets[i] = -1
+	}
+	for n := range c.nodes {
+		c.link(int32(n))
+	}
 }
 
 // touch moves a node to the front.
@@ -126,7 +175,7 @@ func (c *prefixCache) insert(id uint64) {
 		n = c.tail
 		c.tail = c.nodes[n].prev
 		c.nodes[c.tail].next = -1
-		delete(c.index, c.nodes[n].id)
+		c.unlink(n)
 	}
 	for z, last := range c.last {
 		if last >= 0 {
@@ -135,7 +184,11 @@ func (c *prefixCache) insert(id uint64) {
 		}
 	}
 	c.nodes[n].id = id
-	c.index[id] = n
+	if len(c.nodes) > len(c.buckets) {
+		c.rehash(2 * len(c.buckets))
+	} else {
+		c.link(n)
+	}
 	c.pushFront(n)
 	// A cache that this block fills ends at the tail.
 	for z, size := range c.sizes {

@@ -67,8 +67,8 @@ func TestPrefixCacheIsBounded(t *testing.T) {
 		}
 		c.add(ids)
 	}
-	if len(c.nodes) != maxBlocks || len(c.index) != maxBlocks || !c.evicted {
-		t.Errorf("%d nodes, %d ids, evicted %t; want %d of both and true", len(c.nodes), len(c.index), c.evicted, maxBlocks)
+	if len(c.nodes) != maxBlocks || len(c.buckets) != maxBlocks || !c.evicted {
+		t.Errorf("%d nodes, %d buckets, evicted %t; want %d of both and true", len(c.nodes), len(c.buckets), c.evicted, maxBlocks)
 	}
 	// The oldest prompt was evicted first, the newest is all there.
 	if n := c.add([]uint64{0}); n != 0 {

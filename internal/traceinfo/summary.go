@@ -171,6 +171,10 @@ func (t *tallies) outcomeInfo(span time.Duration) *Outcomes {
 	return o
 }
 
+// visibleTick is the tick from which a server feels that requests come together
+// which did not: about the time of a step of its engine.
+const visibleTick = 10 * time.Millisecond
+
 // support judges what the trace can be used for.
 func (t *tallies) support(in *Info) []Support {
 	h, rows := in.Header, in.Rows
@@ -196,7 +200,7 @@ func (t *tallies) support(in *Info) []Support {
 		say(timing, "partly", of(in.Arrivals.Backwards, "arrive before the row above"), "trace convert sorts them")
 	case h.Clock.Dequantised != "":
 		say(timing, "yes", fmt.Sprintf("arrivals were spread over ticks of %s: gaps below that are made up", units.Duration(tick)), "")
-	case tick >= time.Millisecond && perTick >= 1.05:
+	case tick >= visibleTick && perTick >= 1.05:
 		say(timing, "partly", fmt.Sprintf("the clock ticks every %s and %.1f rows share a stamp: bursts are artefacts", units.Duration(tick), perTick),
 			"trace convert --dequantise")
 	default:
