@@ -148,7 +148,25 @@ func options(c *urfave.Context) (replay.Options, error) {
 	o.Retries = c.Int("retries")
 	o.FirstTokenTimeout, o.IdleTimeout, o.TotalTimeout = c.Duration("first-token-timeout"), c.Duration("idle-timeout"), c.Duration("timeout")
 	o.Grace = c.Duration("grace")
-	return o, o.Validate()
+	o.Sessions, o.Aborts = replay.SessionPolicy(c.String("sessions")), replay.AbortPolicy(c.String("aborts"))
+	o.ScaleRate, o.Concurrency = c.Float64("scale-rate"), c.Int("concurrency")
+	var errs []error
+	var err error
+	if o.Arrival, err = replay.ParseArrival(c.String("arrival"), c.String("rate")); err != nil {
+		errs = append(errs, err)
+	}
+	if s := c.String("shard"); s != "" {
+		o.Shard, err = replay.ParseShard(s)
+	} else {
+		o.Shard, _, err = replay.ShardFromEnv(os.Getenv)
+	}
+	errs = append(errs, err)
+	if s := c.String("start-at"); s != "" {
+		if o.StartAt, err = time.Parse(time.RFC3339Nano, s); err != nil {
+			errs = append(errs, fmt.Errorf("--start-at %q: want RFC 3339, such as 2026-01-31T12:00:00Z", s))
+		}
+	}
+	return o, errors.Join(append(errs, o.Validate())...)
 }
 
 // signals makes the first interrupt end the sending and the second everything.
