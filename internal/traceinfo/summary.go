@@ -202,7 +202,7 @@ func (t *tallies) support(in *Info) []Support {
 		say(timing, "yes", fmt.Sprintf("arrivals were spread over ticks of %s: gaps below that are made up", units.Duration(tick)), "")
 	case tick >= visibleTick && perTick >= 1.05:
 		say(timing, "partly", fmt.Sprintf("the clock ticks every %s and %.1f rows share a stamp: bursts are artefacts", units.Duration(tick), perTick),
-			"trace convert --dequantise")
+			"read the source with --dequantise")
 	default:
 		say(timing, "yes", fmt.Sprintf("%s distinct arrivals", units.Count(in.Arrivals.Distinct)), "")
 	}
@@ -245,7 +245,7 @@ func (t *tallies) support(in *Info) []Support {
 	case in.Sessions == nil:
 		say(turns, "no", "no session ids", "")
 	case h.Lengths == traceformat.LengthsUnknown:
-		say(turns, "partly", "the header does not say whether a later turn's prompt length counts the earlier ones", "trace convert --lengths cumulative or incremental")
+		say(turns, "partly", "the header does not say whether a later turn's prompt length counts the earlier ones", "read the source with --lengths")
 	case in.Sessions.Sessions == in.Sessions.Rows:
 		say(turns, "partly", "every session has one turn", "")
 	case in.Sessions.Think == nil:

@@ -1,0 +1,253 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	ucli "github.com/urfave/cli/v2"
+
+	"reprise/internal/cli"
+	"reprise/internal/units"
+	"reprise/traceformat"
+)
+
+// errExists is what an existing output gives without --force.
+func errExists(name string) error {
+	return cli.Usagef("--force replaces it", "%s exists", name)
+}
+
+// target checks --output before anything is read: converting a large trace
+// only to find that its name is taken would be a waste.
+func target(c *ucli.Context) (string, error) {
+	name := c.String("output")
+	switch {
+	case name == "":
+		return "", cli.Usagef("-o FILE, or -o - for standard output", "%s: where to?", c.Command.Name)
+	case name == "-":
+		return name, nil
+	}
+	return name, checkTarget(name, c.Bool("force"))
+}
+
+// checkTarget reports why a file cannot be written at name.
+func checkTarget(name string, force bool) error {
+	info, err := os.Lstat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if _, err := os.Stat(filepath.Dir(name)); err != nil {
+			return cli.Usagef("", "%s: no such folder", filepath.Dir(name))
+		}
+		return nil
+	case err != nil:
+		return err
+	case info.IsDir():
+		return cli.Usagef("name a file in it", "%s is a directory", name)
+	case !force:
+		return errExists(name)
+	// A pipe or a device would be replaced by a file.
+	case !info.Mode().IsRegular() && info.Mode()&fs.ModeSymlink == 0:
+		return cli.Usagef("", "%s is not a regular file", name)
+	}
+	return nil
+}
+
+// nativeTarget is target for commands that write Parquet.
+func nativeTarget(c *ucli.Context) (string, error) {
+	name, err := target(c)
+	if err != nil {
+		return "", err
+	}
+	if name == "-" && cli.IsTerminal(c.App.Writer) {
+		return "", cli.Usagef("-o FILE, or pipe it into another command", "Parquet is not for a terminal")
+	}
+	for _, ext := range []string{".csv", ".json", ".jsonl", ".gz", ".zst"} {
+		if strings.HasSuffix(name, ext) {
+			return "", cli.Usagef("trace export --to NAME writes other formats", "%s: %s writes Parquet", name, c.Command.Name)
+		}
+	}
+	return name, nil
+}
+
+// writeTrace writes a trace to the output that nativeTarget gave. fill writes
+// the rows and then may change the header.
+func writeTrace(c *ucli.Context, name string, h *traceformat.Header, fill func(*traceformat.Writer, *progress) error) (err error) {
+	path := name
+	opts := []traceformat.WriteOption{}
+	if c.Bool("force") {
+		opts = append(opts, traceformat.Overwrite())
+	}
+	if name == "-" {
+		// A Parquet file is read back before it counts as written, which a pipe
+		// cannot do.
+		dir, err := os.MkdirTemp("", "reprise-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		path = filepath.Join(dir, "trace.parquet")
+	}
+	w, err := traceformat.Create(path, h, opts...)
+	if err != nil {
+		return err
+	}
+	defer w.Abort()
+	p := newProgress(c.App.ErrWriter)
+	defer p.clear()
+	if err := fill(w, p); err != nil {
+		return err
+	}
+	n := w.Rows()
+	if err := w.Close(); err != nil {
+		return err
+	}
+	if name == "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if _, err := io.Copy(c.App.Writer, f); err != nil {
+			return err
+		}
+	}
+	return p.done(n, path, name)
+}
+
+// A progress line is shown on a terminal while rows are written.
+type progress struct {
+	w     io.Writer
+	live  bool
+	start time.Time
+	last  time.Time
+	rows  int64
+	shown bool
+}
+
+func newProgress(w io.Writer) *progress {
+	now := time.Now()
+	return &progress{w: w, live: cli.IsTerminal(w), start: now, last: now}
+}
+
+// every is how many rows pass between two looks at the clock and the context.
+const every = 4096
+
+// row counts one more row and returns the error of a context that has ended.
+func (p *progress) row(ctx context.Context) error {
+	p.rows++
+	if p.rows%every != 0 {
+		return nil
+	}
+	if p.live && time.Since(p.last) > 200*time.Millisecond {
+		p.last, p.shown = time.Now(), true
+		fmt.Fprintf(p.w, "\r\x1b[K%s, %s", rows(p.rows), units.Rate(float64(p.rows)/time.Since(p.start).Seconds()))
+	}
+	return ctx.Err()
+}
+
+func (p *progress) clear() {
+	if p.shown {
+		fmt.Fprint(p.w, "\r\x1b[K")
+		p.shown = false
+	}
+}
+
+// done says what was written.
+func (p *progress) done(n int64, path, name string) error {
+	p.clear()
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if name == "-" {
+		name = "standard output"
+	}
+	_, err = fmt.Fprintf(p.w, "wrote %s (%s) to %s\n", rows(n), units.Bytes(info.Size()), name)
+	return err
+}
+
+// rows is a number of rows with the noun.
+func rows(n int64) string {
+	if n == 1 {
+		return "1 row"
+	}
+	return units.Count(n) + " rows"
+}
+
+// An outFile is written beside its name and takes it when it is whole.
+type outFile struct {
+	io.Writer
+	path  string
+	force bool
+	file  *os.File
+	pack  io.Closer // compressor, or nil
+}
+
+// createFile starts a file that is packed if its name ends in .gz or .zst.
+func createFile(path string, force bool) (*outFile, error) {
+	temp := filepath.Join(filepath.Dir(path), fmt.Sprintf(".%s.%d.tmp", filepath.Base(path), os.Getpid()))
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	if err != nil {
+		return nil, err
+	}
+	o := &outFile{Writer: f, path: path, force: force, file: f}
+	switch filepath.Ext(path) {
+	case ".gz":
+		z := gzip.NewWriter(f)
+		o.Writer, o.pack = z, z
+	case ".zst":
+		z, err := zstd.NewWriter(f)
+		if err != nil {
+			o.abort()
+			return nil, err
+		}
+		o.Writer, o.pack = z, z
+	}
+	return o, nil
+}
+
+// abort removes the file, unless it was published.
+func (o *outFile) abort() {
+	if o.file != nil {
+		o.file.Close()
+		os.Remove(o.file.Name())
+		o.file = nil
+	}
+}
+
+// publish gives the finished file its name.
+func (o *outFile) publish() error {
+	defer o.abort()
+	if o.pack != nil {
+		if err := o.pack.Close(); err != nil {
+			return err
+		}
+	}
+	if err := o.file.Sync(); err != nil {
+		return err
+	}
+	temp := o.file.Name()
+	if err := o.file.Close(); err != nil {
+		return err
+	}
+	if o.force {
+		return os.Rename(temp, o.path)
+	}
+	// A link does not replace what another program has put there meanwhile.
+	switch err := os.Link(temp, o.path); {
+	case err == nil:
+		return nil // abort removes the temporary name
+	case errors.Is(err, fs.ErrExist):
+		return errExists(o.path)
+	default: // a file system without links
+		return os.Rename(temp, o.path)
+	}
+}
