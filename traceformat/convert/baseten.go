@@ -88,7 +88,7 @@ func (b *baseten) reader(f *os.File, h *traceformat.Header, p params, o *tracefo
 		return nil, &traceformat.RowError{Name: b.name, Row: -1, Err: err}
 	}
 	defer b.closePages()
-	sorted, err := sortSource(b, b.name, o)
+	sorted, err := sortSource(b, o)
 	if err != nil {
 		return nil, err
 	}

@@ -36,12 +36,12 @@ func openDynamo(src io.Reader, name string, o *traceformat.OpenOptions) (tracefo
 	h.Lengths = traceformat.LengthsCumulative
 	d := &dynamo{jsonRow: jsonRow{lines: newLines(src, name)}}
 	// Events are written when a request ends, not when it arrives.
-	sorted, err := sortSource(d, name, o)
+	sorted, err := sortSource(d, o)
 	if err != nil {
 		return nil, err
 	}
-	if d.rows+d.skipped == 0 && sorted.err == io.EOF {
-		return nil, errors.Join(&traceformat.RowError{Name: name, Row: -1, Err: traceformat.ErrEmpty}, sorted.close())
+	if d.rows+d.skipped == 0 {
+		return nil, errors.Join(&traceformat.RowError{Name: name, Row: -1, Err: traceformat.ErrEmpty}, sorted.Close())
 	}
 	return newReader(sorted, readerConfig{header: h, unit: time.Millisecond, dated: true, params: p})
 }

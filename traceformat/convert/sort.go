@@ -1,51 +1,74 @@
 package convert
 
 import (
-	"fmt"
 	"io"
-	"slices"
+	"iter"
 
 	"reprise/traceformat"
 )
 
-// maxSorted bounds the rows that are held to be sorted, block ids included, in
-// bytes.
-const maxSorted = 2 << 30
-
-// sortedSource yields the rows of a source in order of arrival.
+// A sortedSource yields the rows of another source in order of arrival.
 type sortedSource struct {
 	source
-	rows []traceformat.Row
-	err  error
+	sorted traceformat.Reader
+	next   func() (*traceformat.Row, error, bool)
+	stop   func()
 }
 
-// sortSource reads all of src. Rows before an error are yielded before it.
-func sortSource(src source, name string, o *traceformat.OpenOptions) (*sortedSource, error) {
-	s := &sortedSource{source: src}
-	held := 0
-	for s.err == nil {
-		var row traceformat.Row
-		if s.err = src.read(&row); s.err != nil {
-			break
-		}
-		c := row.Clone()
-		s.rows = append(s.rows, *c)
-		if held += 1024 + len(c.Extra) + 8*len(c.PrefixBlocks); held > maxSorted {
-			return nil, src.where(fmt.Errorf("rows are not in order of arrival and more than %d GiB would have to be held to sort them", maxSorted>>30))
-		}
+// sortSource reads all of src, so that its errors are found here, and sorts its
+// rows in bounded memory. Rows of one arrival stay in the order of their ids.
+func sortSource(src source, o *traceformat.OpenOptions) (*sortedSource, error) {
+	dir := ""
+	if o != nil {
+		dir = o.TempDir
 	}
-	if s.err == io.EOF || len(s.rows) > 0 {
-		slices.SortStableFunc(s.rows, func(a, b traceformat.Row) int { return a.Compare(&b) })
+	sorted, err := traceformat.Sorted(sourceReader{src}, dir)
+	if err != nil {
+		return nil, err
 	}
+	s := &sortedSource{source: src, sorted: sorted}
+	s.next, s.stop = iter.Pull2(sorted.All())
 	return s, nil
 }
 
-func (s *sortedSource) close() error { return nil }
-
 func (s *sortedSource) read(row *traceformat.Row) error {
-	if len(s.rows) == 0 {
-		return s.err
+	next, err, ok := s.next()
+	if !ok {
+		return io.EOF
 	}
-	*row, s.rows = s.rows[0], s.rows[1:]
+	if err != nil {
+		return err
+	}
+	*row = *next
 	return nil
+}
+
+func (s *sortedSource) Close() error {
+	s.stop()
+	return s.sorted.Close()
+}
+
+// sourceReader lets a source be sorted. Arrivals are still the source's stamps.
+type sourceReader struct{ source }
+
+func (r sourceReader) Header() *traceformat.Header { return new(traceformat.Header) }
+
+func (r sourceReader) Close() error { return nil }
+
+func (r sourceReader) All() iter.Seq2[*traceformat.Row, error] {
+	return func(yield func(*traceformat.Row, error) bool) {
+		for {
+			var row traceformat.Row
+			switch err := r.read(&row); {
+			case err == io.EOF:
+				return
+			case err != nil:
+				yield(nil, err)
+				return
+			}
+			if !yield(&row, nil) {
+				return
+			}
+		}
+	}
 }

@@ -58,9 +58,9 @@ type readerConfig struct {
 type reader struct {
 	source
 	readerConfig
-	ahead    []traceformat.Row // rows that were read when the file was opened
-	aheadErr error             // what ended them, if the file did not go on
-	next     int               // index into ahead
+	ahead    []*traceformat.Row // rows that were read when the file was opened
+	aheadErr error              // what ended them, if the file did not go on
+	next     int                // index into ahead
 	scratch  traceformat.Row
 
 	first  int64 // first stamp
@@ -95,10 +95,10 @@ func newReader(src source, c readerConfig) (*reader, error) {
 			r.aheadErr = err
 			break
 		}
-		r.ahead = append(r.ahead, *row.Clone())
+		r.ahead = append(r.ahead, row.Clone())
 	}
 	if len(r.ahead) == 0 && r.aheadErr != io.EOF {
-		return nil, r.aheadErr
+		return nil, errors.Join(r.aheadErr, r.Close())
 	}
 	r.findBeat()
 	r.describe()
@@ -219,8 +219,13 @@ func (r *reader) describe() {
 
 func (r *reader) Header() *traceformat.Header { return r.header }
 
-// Close frees nothing: the file belongs to whoever opened it.
-func (r *reader) Close() error { return nil }
+// Close frees what a sort holds. The file belongs to whoever opened it.
+func (r *reader) Close() error {
+	if c, ok := r.source.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
 
 func (r *reader) All() iter.Seq2[*traceformat.Row, error] {
 	return func(yield func(*traceformat.Row, error) bool) {
@@ -246,7 +251,8 @@ var errStopped = errors.New("stopped")
 // pull returns the next row, which stands until the call after.
 func (r *reader) pull() (*traceformat.Row, error) {
 	if r.next < len(r.ahead) {
-		row := &r.ahead[r.next]
+		row := r.ahead[r.next]
+		r.ahead[r.next] = nil // it is not needed again
 		r.next++
 		return row, nil
 	}

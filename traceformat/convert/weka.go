@@ -46,12 +46,12 @@ func openWeka(src io.Reader, name string, o *traceformat.OpenOptions) (traceform
 	}
 	h := newHeader(wekaName)
 	h.Lengths = traceformat.LengthsCumulative
-	sorted, err := sortSource(w, name, o)
+	sorted, err := sortSource(w, o)
 	if err != nil {
 		return nil, err
 	}
-	if w.sessions == 0 && sorted.err == io.EOF {
-		return nil, errors.Join(&traceformat.RowError{Name: name, Row: -1, Err: traceformat.ErrEmpty}, sorted.close())
+	if w.sessions == 0 {
+		return nil, errors.Join(&traceformat.RowError{Name: name, Row: -1, Err: traceformat.ErrEmpty}, sorted.Close())
 	}
 	return newReader(sorted, readerConfig{header: h, unit: time.Millisecond, params: p})
 }
