@@ -25,7 +25,7 @@ type Config struct {
 	Planned int64
 }
 
-// A Collector gathers rows, about 80 bytes each. It is for one goroutine.
+// A Collector gathers rows, 64 bytes of each. It is for one goroutine.
 type Collector struct {
 	conf    Config
 	rows    []record
@@ -224,8 +224,9 @@ type flow struct {
 	open          bool // to is the last scheduled request so far
 	in            counts
 	all           counts
-	waiting       map[int64]counts // by end of the millisecond
-	first, last   time.Duration    // scheduled request, event
+	waiting       map[int64]*counts // by end of the millisecond
+	most          int               // buckets at which those that the window has reached are emptied
+	first, last   time.Duration     // scheduled request, event
 	begun, events bool
 	spread        int64 // requests whose tokens had to be spread
 }
@@ -238,7 +239,7 @@ func (c *counts) add(o counts) {
 }
 
 func newFlow(from, to time.Duration) flow {
-	return flow{from: from, to: to, open: to == 0, waiting: map[int64]counts{}}
+	return flow{from: from, to: to, open: to == 0, waiting: map[int64]*counts{}, most: maxWaiting}
 }
 
 func (f *flow) scheduled(at time.Duration) {
@@ -264,24 +265,28 @@ func (f *flow) count(at time.Duration, n counts) {
 	case at <= f.to:
 		f.in.add(n)
 	case f.open:
-		w := f.waiting[ceilMS(at)]
-		w.add(n)
-		f.waiting[ceilMS(at)] = w
-		if len(f.waiting) >= maxWaiting {
+		ms := ceilMS(at)
+		if w := f.waiting[ms]; w != nil {
+			w.add(n)
+			return
+		}
+		f.waiting[ms] = &n
+		if len(f.waiting) >= f.most {
 			f.settle()
+			f.most = max(maxWaiting, 2*len(f.waiting)) // or each event would look through all of them
 		}
 	}
 }
 
-// maxWaiting is the number of buckets, about 3 MB, at which those that the
-// window has reached since are emptied.
+// maxWaiting is the least number of buckets, about 4 MB, that are worth looking
+// through.
 const maxWaiting = 1 << 16
 
 // settle counts what has come to lie inside the window.
 func (f *flow) settle() {
 	for ms, n := range f.waiting {
 		if time.Duration(ms)*time.Millisecond <= f.to {
-			f.in.add(n)
+			f.in.add(*n)
 			delete(f.waiting, ms)
 		}
 	}
