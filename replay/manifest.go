@@ -3,6 +3,7 @@ package replay
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -182,4 +183,20 @@ func thisHost() Host {
 		}
 	}
 	return h
+}
+
+// ReadManifest reads the run.json of a run directory.
+func ReadManifest(dir string) (*Manifest, error) {
+	b, err := os.ReadFile(filepath.Join(dir, ManifestFile))
+	if err != nil {
+		return nil, err
+	}
+	m := new(Manifest)
+	if err := json.Unmarshal(b, m); err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, ManifestFile), err)
+	}
+	if m.Version != ManifestVersion {
+		return nil, fmt.Errorf("%s: version %d, want %d", filepath.Join(dir, ManifestFile), m.Version, ManifestVersion)
+	}
+	return m, nil
 }
