@@ -70,19 +70,20 @@ func (t *Table) Write(w io.Writer, indent string) error {
 	}
 	var b strings.Builder
 	for _, r := range rows {
-		line := indent
+		var line strings.Builder
+		line.WriteString(indent)
 		for i, c := range r {
 			pad := strings.Repeat(" ", width[i]-utf8.RuneCountInString(c))
 			if i > 0 {
-				line += "  "
+				line.WriteString("  ")
 			}
 			if text[i] {
-				line += c + pad
+				line.WriteString(c + pad)
 			} else {
-				line += pad + c
+				line.WriteString(pad + c)
 			}
 		}
-		b.WriteString(strings.TrimRight(line, " ") + "\n")
+		b.WriteString(strings.TrimRight(line.String(), " ") + "\n")
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
