@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"reprise/internal/stats"
 	"reprise/internal/units"
 	"reprise/traceformat"
 )
@@ -58,8 +59,9 @@ type Fidelity struct {
 	Reasons    []string `json:"reasons,omitempty"`
 	Bottleneck string   `json:"bottleneck,omitempty"`
 
-	// SendError is the p99 of |sent - scheduled|, or the maximum of a sample too
-	// small for one, and SendErrorLimit what it may be.
+	// SendError is the p99 of |sent - scheduled|, below 100 requests the maximum,
+	// and SendErrorLimit what it may be. It says what this run did and estimates
+	// nothing, so that it takes fewer requests than the p99 of a Dist.
 	SendError      traceformat.Opt[Nanos] `json:"send_error_ns,omitzero"`
 	SendErrorOf    string                 `json:"send_error_of,omitempty"` // "p99" or "max"
 	SendErrorLimit time.Duration          `json:"send_error_ns_limit"`
@@ -101,13 +103,20 @@ func (c *Collector) fidelity(s *Summary) {
 func (c *Collector) punctual(s *Summary, bad func(string, ...any)) {
 	f := &s.Fidelity
 	f.SendErrorLimit = f.Limits.sendError(s.TTFT.Send.P50)
-	f.SendError, f.SendErrorOf = s.SendLag.Error.P99, "p99"
-	if !f.SendError.OK {
-		f.SendError, f.SendErrorOf = s.SendLag.Error.Max, "max"
-	}
-	if !f.SendError.OK {
-		f.SendErrorOf = ""
+	sendErrors := c.gather(func(r *record) time.Duration {
+		if r.flags&replayed == 0 || r.lag == none {
+			return none
+		}
+		return r.sendError()
+	})
+	switch n := len(sendErrors); {
+	case n == 0:
 		return
+	case n < 100:
+		f.SendError, f.SendErrorOf = some(slices.Max(sendErrors)), "max"
+	default:
+		slices.Sort(sendErrors)
+		f.SendError, f.SendErrorOf = some(stats.Quantile(sendErrors, 0.99)), "p99"
 	}
 	if f.SendError.V <= Nanos(f.SendErrorLimit) {
 		return

@@ -226,7 +226,7 @@ func (p *printer) table(s *Summary) {
 		if s.Fidelity.Verdict == NotReplayed && from == "from schedule" {
 			from = "from arrival"
 		}
-		cells := ""
+		var cells strings.Builder
 		values := []traceformat.Opt[Nanos]{r.d.Mean, r.d.P50, r.d.P90, r.d.P99, r.d.Max}
 		if p.width < meanWidth {
 			values = values[1:]
@@ -238,9 +238,9 @@ func (p *printer) table(s *Summary) {
 			} else {
 				p.gaps = true
 			}
-			cells += strings.Repeat(" ", max(1, 10-utf8.RuneCountInString(text))) + text
+			cells.WriteString(strings.Repeat(" ", max(1, 10-utf8.RuneCountInString(text))) + text)
 		}
-		p.b.WriteString(p.style(bold, fmt.Sprintf("%-*s", labelWidth, label)) + fmt.Sprintf("%-17s", from) + cells + "\n")
+		p.b.WriteString(p.style(bold, fmt.Sprintf("%-*s", labelWidth, label)) + fmt.Sprintf("%-17s", from) + cells.String() + "\n")
 		label = ""
 	}
 	if head {
