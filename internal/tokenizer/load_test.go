@@ -230,33 +230,42 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// FuzzParse checks that any file is refused, or gives a tokenizer that loses
-// nothing of a text and whose words are what Words says they are. The fuzzer
-// writes one section of a small file, or the whole: a vocabulary of 256 bytes in
-// every input would leave it nothing to find.
-func FuzzParse(f *testing.F) {
+// smallSections are the parts of a small file, which smallFile puts together:
+// added tokens, normalizer, pre-tokenizer, decoder, post-processor, switches of
+// the model, merges, vocabulary beyond the bytes.
+var smallSections = [8]string{
+	`[{"id":259,"content":"<s>","single_word":false,"lstrip":true,"rstrip":true,"normalized":false,"special":true},{"id":256,"content":"th","normalized":true}]`,
+	`{"type":"Sequence","normalizers":[{"type":"NFC"}]}`,
+	`{"type":"Sequence","pretokenizers":[{"type":"Split","pattern":{"Regex":` + quoteJSON(llama3Pattern) + `},"behavior":"Isolated","invert":false},{"type":"ByteLevel","add_prefix_space":false,"use_regex":false}]}`,
+	`{"type":"ByteLevel"}`,
+	`{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>"}},{"Sequence":{"id":"A"}}],"special_tokens":{"<s>":{"ids":[259]}}}`,
+	`"type":"BPE","ignore_merges":true`,
+	`["t h","th e","Ġ the"]`,
+	`"th":256,"the":257,"Ġthe":258`,
+}
+
+func smallFile(s [8]string) string {
 	var vocab strings.Builder
 	for b, r := range byteRunes {
 		fmt.Fprintf(&vocab, "%s:%d,", quoteJSON(string(r)), b)
 	}
-	sections := [...]string{
-		`[{"id":259,"content":"<s>","single_word":false,"lstrip":true,"rstrip":true,"normalized":false,"special":true},{"id":256,"content":"th","normalized":true}]`,
-		`{"type":"Sequence","normalizers":[{"type":"NFC"}]}`,
-		`{"type":"Sequence","pretokenizers":[{"type":"Split","pattern":{"Regex":` + quoteJSON(llama3Pattern) + `},"behavior":"Isolated","invert":false},{"type":"ByteLevel","add_prefix_space":false,"use_regex":false}]}`,
-		`{"type":"ByteLevel"}`,
-		`{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>"}},{"Sequence":{"id":"A"}}],"special_tokens":{"<s>":{"ids":[259]}}}`,
-		`"type":"BPE","ignore_merges":true`,
-		`["t h","th e","Ġ the"]`,
-		`"th":256,"the":257,"Ġthe":258`,
-	}
-	file := func(s [8]string) string {
-		return fmt.Sprintf(`{"version":"1.0","added_tokens":%s,"normalizer":%s,"pre_tokenizer":%s,"decoder":%s,"post_processor":%s,"model":{%s,"merges":%s,"vocab":{%s%s}}}`,
-			s[0], s[1], s[2], s[3], s[4], s[5], s[6], vocab.String(), s[7])
-	}
-	if _, err := parse([]byte(file(sections))); err != nil {
+	return fmt.Sprintf(`{"version":"1.0","added_tokens":%s,"normalizer":%s,"pre_tokenizer":%s,"decoder":%s,"post_processor":%s,"model":{%s,"merges":%s,"vocab":{%s%s}}}`,
+		s[0], s[1], s[2], s[3], s[4], s[5], s[6], vocab.String(), s[7])
+}
+
+func quoteJSON(s string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
+}
+
+// FuzzParse checks that any file is refused, or gives a tokenizer whose Count,
+// ids and Words hold together. The fuzzer writes one section of a small file, or
+// the whole: a vocabulary of 256 bytes in every input would leave it nothing to
+// find.
+func FuzzParse(f *testing.F) {
+	if _, err := parse([]byte(smallFile(smallSections))); err != nil {
 		f.Fatal(err)
 	}
-	for i, s := range sections {
+	for i, s := range smallSections {
 		f.Add(byte(i), s)
 	}
 	f.Add(byte(0), `[]`)
@@ -265,10 +274,10 @@ func FuzzParse(f *testing.F) {
 	f.Add(byte(7), `"x":1000000000`)
 	f.Add(byte(99), `{"model":{"vocab":{"a":1},"merges":[]}}`)
 	f.Fuzz(func(t *testing.T, section byte, raw string) {
-		s, data := sections, raw
+		s, data := smallSections, raw
 		if int(section) < len(s) {
 			s[section] = raw
-			data = file(s)
+			data = smallFile(s)
 		}
 		tok, err := parse([]byte(data))
 		if err != nil {
@@ -293,10 +302,6 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("%d words twice are %d tokens: %q", len(words), n, all)
 		}
 	})
-}
-
-func quoteJSON(s string) string {
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
 }
 
 func BenchmarkLoad(b *testing.B) {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"unicode/utf8"
 
 	"golang.org/x/text/encoding/unicode"
 )
@@ -42,6 +43,7 @@ func cacheDir(t *testing.T) string {
 type answer struct {
 	Version         string
 	Plain, Template [][]uint32
+	Splits          [][]int
 	Decoded         []string
 }
 
@@ -90,7 +92,7 @@ func TestReference(t *testing.T) {
 				t.Fatal(err)
 			}
 			h := newHostile(uint64(i))
-			texts := h.texts(8000)
+			texts := h.texts(6500)
 			ids := make([][]uint32, 500)
 			for i := range ids {
 				ids[i] = make([]uint32, h.IntN(20))
@@ -116,6 +118,11 @@ func TestReference(t *testing.T) {
 					t.Errorf("Encode(%q) with template\n got %d\nwant %d", texts[i], got, want.Template[i])
 				}
 			}
+			for i := range want.Splits {
+				if got := splits(tok, texts[i]); !slices.Equal(got, want.Splits[i]) {
+					t.Errorf("%q is split at %d, want %d", texts[i], got, want.Splits[i])
+				}
+			}
 			lossy := unicode.UTF8.NewDecoder()
 			for i := range ids {
 				got, err := lossy.String(tok.Decode(ids[i]))
@@ -126,6 +133,17 @@ func TestReference(t *testing.T) {
 			t.Logf("%d of %d texts exact against tokenizers %s", len(texts)-bad, len(texts), want.Version)
 		})
 	}
+}
+
+// splits returns where each piece of the split pattern ends, in characters.
+func splits(tok *Tokenizer, text string) []int {
+	text = string([]rune(text))
+	var ends []int
+	for i := 0; i < len(text); {
+		i = tok.split(text, i)
+		ends = append(ends, utf8.RuneCountInString(text[:i]))
+	}
+	return ends
 }
 
 func exists(name string) bool {

@@ -24,10 +24,7 @@ type Word struct {
 // normal form, and words in which an added token of letters could match are
 // left out.
 func (t *Tokenizer) Words(n int) []Word {
-	bad, none := t.lettersAdded()
-	if none {
-		return nil
-	}
+	bad := t.lettersAdded()
 	var words []Word
 	var ids []uint32
 	one := func(text string) bool {
@@ -50,32 +47,26 @@ func (t *Tokenizer) Words(n int) []Word {
 	return words
 }
 
-// lettersAdded returns pieces that no word may contain, for each added token
-// that is made of spaces and letters alone and could match across words. none is
-// true if a token of spaces could match between any two.
-func (t *Tokenizer) lettersAdded() (bad []string, none bool) {
+// lettersAdded returns pieces that no word may contain, one for each added token
+// of spaces and letters alone, which could match across words. A match takes in
+// every run of letters of the token, so that leaving out the words with one of
+// them is enough. Tokens of a single space are in every word, those of several
+// in no text of words.
+func (t *Tokenizer) lettersAdded() []string {
+	var bad []string
 	for id := range t.added {
 		s := t.tokens[id]
 		longest := ""
-		for f := range strings.SplitSeq(s, " ") {
-			if !isLetters(f) && f != "" {
-				longest = ""
-				break
-			}
+		for f := range strings.FieldsSeq(s) {
 			if len(f) > len(longest) {
 				longest = f
 			}
 		}
-		switch {
-		case longest != "":
-			// A match takes in every run of letters of the token, so leaving
-			// out the words that contain one of them is enough.
+		if isLetters(strings.ReplaceAll(s, " ", "")) {
 			bad = append(bad, longest)
-		case s == " ":
-			return nil, true
 		}
 	}
-	return bad, false
+	return bad
 }
 
 func isLetters(s string) bool {

@@ -78,17 +78,43 @@ func TestWordsInOrder(t *testing.T) {
 
 // Added tokens of letters and spaces could match inside words and across them.
 func TestWordsKeepClearOfAddedTokens(t *testing.T) {
-	tok := load(t, "gpt2") // has "hello" and " wor"
-	for _, w := range tok.Words(0) {
-		if strings.Contains(w.Text, "hello") || strings.Contains(w.Text, "wor") {
-			t.Errorf("word %q holds an added token", w.Text)
+	for _, content := range []string{"hello", "s a", "e ", " t", "n th", "  ", " ", "elf"} {
+		tok, err := parse(edit(t, "gpt2", `"content":"hello"`, `"content":"`+content+`"`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		words := tok.Words(0)
+		if content != " " && len(words) < 50 {
+			t.Errorf("%q added: %d words are left", content, len(words))
+		}
+		h := newHostile(1)
+		for range 20 {
+			h.Shuffle(len(words), func(i, j int) { words[i], words[j] = words[j], words[i] })
+			var text string
+			for _, w := range words {
+				text += w.Text
+			}
+			if n := tok.Count(text); n != len(words) {
+				t.Fatalf("%q added: %d words are %d tokens", content, len(words), n)
+			}
 		}
 	}
-	tok, err := parse(edit(t, "gpt2", `"content":"hello"`, `"content":" "`))
+}
+
+// Of two tokens with one text, the word is the one that the text gives.
+func TestWordsWithOneText(t *testing.T) {
+	s := smallSections
+	s[7] = `"th":256,"the":257,"Ġthe":258," the":259`
+	s[0], s[4] = "[]", "null"
+	tok, err := parse([]byte(smallFile(s)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if words := tok.Words(0); words != nil {
-		t.Errorf("%d words beside an added token that is a space", len(words))
+	var got []uint32
+	for _, w := range tok.Words(0) {
+		got = append(got, w.ID)
+	}
+	if want := []uint32{258}; !slices.Equal(got, want) {
+		t.Errorf("words %d, want %d", got, want)
 	}
 }
