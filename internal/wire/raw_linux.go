@@ -94,6 +94,7 @@ func (c *rawClient) Kind() string { return KindRaw }
 func (c *rawClient) Stats() (st Stats) {
 	for _, s := range c.shards {
 		st.Dialed += s.dialed.Load()
+		st.Reopened += s.reopened.Load()
 		st.Stale += s.stale.Load()
 		st.Resent += s.resent.Load()
 	}

@@ -37,6 +37,7 @@ type shard struct {
 	wheel        wheel
 	spare        atomic.Int64 // len(idle), to be read without mu
 	dialed       atomic.Int64
+	reopened     atomic.Int64
 	stale        atomic.Int64
 	resent       atomic.Int64
 
@@ -60,6 +61,7 @@ type shard struct {
 	gen     int32
 	open    int     // connections, being opened included
 	dialing int     // those for whoever waits
+	warmed  int     // connections that warm was asked for, to be kept
 	again   []*conn // to be looked at, whatever epoll says
 	buf     []byte  // of every read: a stream in flight keeps none of its own
 	doing   posts   // spare
@@ -465,7 +467,10 @@ func (s *shard) attend() bool {
 	s.mu.Unlock()
 	do := &s.doing
 	for _, cn := range do.drops {
-		s.drop(cn)
+		if !cn.dead {
+			s.drop(cn)
+			s.replace(cn)
+		}
 	}
 	for _, cn := range do.pokes {
 		if !cn.dead {
@@ -482,6 +487,7 @@ func (s *shard) attend() bool {
 			w.err = fmt.Errorf("%d connections to open ahead exceed the limit of %d, with %d open", w.todo, s.max, s.open)
 			w.todo = 0
 		}
+		s.warmed += w.todo
 		s.pump(w)
 	}
 	clear(do.aborts)
@@ -764,6 +770,19 @@ func (s *shard) pump(w *warming) {
 	}
 }
 
+// minIdle is how long an idle connection must have lived to be replaced: a
+// server that wants none is not pressed.
+const minIdle = time.Second
+
+// replace opens a connection in place of an idle one that the server closed.
+// Where that fails, whoever needs one finds out.
+func (s *shard) replace(cn *conn) {
+	if s.open < s.warmed && clock.Now()-cn.opened >= minIdle {
+		s.reopened.Add(1)
+		s.dial(nil, &warming{flying: 1})
+	}
+}
+
 // release gives a connection to whoever waits longest, or makes it idle.
 func (s *shard) release(cn *conn) {
 	s.mu.Lock()
@@ -833,6 +852,7 @@ func (s *shard) ready(cn *conn, events uint32) {
 		unix.Close(int(cn.fd))
 		cn.mu.Unlock()
 		s.forget(cn)
+		s.replace(cn)
 		return
 	}
 	cn.mu.Unlock()

@@ -21,6 +21,11 @@ import (
 )
 
 // NewStd returns a client on net/http, with one goroutine a request.
+//
+// Two things are out of its hands. A chunk that comes in several segments is
+// handed over whole, together with complete ones before it, stamped when its
+// last part was read. And a connection on which a server speaks unasked is
+// dropped when the transport notices, which may be after it was used again.
 func NewStd(base string, o Options) (Client, error) {
 	u, err := parseBase(base)
 	if err != nil {
@@ -312,9 +317,7 @@ func (c *stdClient) Start(req *Request, sink Sink) Call {
 		c.late.refuse(sink, net.ErrClosed)
 		return x
 	}
-	c.calls.Add(1)
-	go func() {
-		defer c.calls.Done()
+	c.calls.Go(func() {
 		at, err := x.exchange()
 		x.mu.Lock()
 		if x.handed {
@@ -327,7 +330,7 @@ func (c *stdClient) Start(req *Request, sink Sink) Call {
 		x.mu.Unlock()
 		x.cancel(nil)
 		x.sink.Close(at, err)
-	}()
+	})
 	return x
 }
 
@@ -544,6 +547,9 @@ func (x *stdCall) tellSent() {
 func (x *stdCall) fail(err error) error {
 	if x.ctx.Err() != nil {
 		return context.Cause(x.ctx)
+	}
+	if x.c.ctx.Err() != nil { // which may reach a dial sooner than x
+		return ErrAborted
 	}
 	x.mu.Lock()
 	reused, answered, connected := x.reused, x.answered, x.started != 0

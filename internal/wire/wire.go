@@ -118,7 +118,9 @@ type Sink interface {
 // A Client sends requests to one server.
 type Client interface {
 	// Warm opens n connections, which requests started later will use, and
-	// reports the first failure.
+	// reports the first failure. The raw client opens others in their place
+	// when a server closes them for being idle, as many do after seconds, so
+	// that they are there for the burst they were opened for.
 	Warm(n int) error
 	// Start sends req and returns at once. It may call sink's Conn and Sent
 	// itself, before it returns; all else is told from another goroutine.
@@ -148,9 +150,10 @@ type Call interface {
 
 // Stats are counts since a client was made.
 type Stats struct {
-	Dialed int64 `json:"dialed"` // connections opened
-	Stale  int64 `json:"stale"`  // requests that met a connection the server had closed
-	Resent int64 `json:"resent"` // requests sent a second time, see Options.RetryStale
+	Dialed   int64 `json:"dialed"`   // connections opened
+	Reopened int64 `json:"reopened"` // of these, in place of idle ones that the server closed
+	Stale    int64 `json:"stale"`    // requests that met a connection the server had closed
+	Resent   int64 `json:"resent"`   // requests sent a second time, see Options.RetryStale
 }
 
 // Options say how a client connects. The zero value is useful.
@@ -177,7 +180,7 @@ type Options struct {
 // What Close can report besides a network error.
 var (
 	ErrAborted   = errors.New("aborted by the client")
-	ErrTruncated = errors.New("the answer ended early") // connection closed inside an answer, or before it
+	ErrTruncated = errors.New("the connection was closed before the end of the answer")
 	ErrProtocol  = errors.New("malformed HTTP answer")
 	ErrStale     = errors.New("the server closed a kept-alive connection before it answered")
 	ErrEncoding  = errors.New("the answer is compressed, which was not asked for")

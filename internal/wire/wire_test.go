@@ -51,6 +51,10 @@ func serve(t *testing.T, script func(i int, c *peer)) *server {
 	wg.Go(func() {
 		for {
 			c, err := ln.Accept()
+			if errors.Is(err, syscall.EMFILE) {
+				time.Sleep(time.Millisecond) // a test is about that
+				continue
+			}
 			if err != nil {
 				return
 			}
@@ -133,6 +137,7 @@ type record struct {
 	attempt int
 	resends int // allowed
 	stage   string
+	heard   atomic.Int32 // calls
 	last    time.Duration
 
 	reused      []bool
@@ -141,7 +146,6 @@ type record struct {
 	head        Head
 	data        []byte
 	dataAt      []time.Duration
-	pieces      int
 	closeAt     time.Duration
 	err         error
 }
@@ -159,6 +163,19 @@ func (r *record) enter(stage string, after ...string) {
 		r.t.Errorf("%s after %q", stage, r.stage)
 	}
 	r.stage = stage
+	r.heard.Add(1)
+}
+
+// until waits for the n-th call.
+func (r *record) until(n int32) {
+	r.t.Helper()
+	for range 10_000 {
+		if r.heard.Load() >= n {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	r.t.Fatalf("heard %d calls, want %d", r.heard.Load(), n)
 }
 
 func (r *record) stamp(what string, at time.Duration) {
@@ -526,7 +543,7 @@ func TestGarbageAfterAnAnswer(t *testing.T) {
 					// net/http looks at a connection once it is idle, and may
 					// be late; the raw client looks before it sends.
 					if c.Kind() == KindStd {
-						time.Sleep(20 * time.Millisecond)
+						time.Sleep(50 * time.Millisecond)
 					}
 				}
 				if n := srv.accepted.Load(); n != 5 {
@@ -688,18 +705,18 @@ func TestTimeouts(t *testing.T) {
 			path        string
 			idle, total time.Duration
 			want        error
-			min, max    time.Duration
+			min         time.Duration
 		}{
-			{"/never", d, 0, ErrIdleTimeout, d, 3 * d},
-			{"/never", 0, d, ErrTotalTimeout, d, 3 * d},
-			{"/stall", d, time.Hour, ErrIdleTimeout, d, 3 * d},
-			{"/drip", d, 4 * d, ErrTotalTimeout, 4 * d, 6 * d},
+			{"/never", d, 0, ErrIdleTimeout, d},
+			{"/never", 0, d, ErrTotalTimeout, d},
+			{"/stall", d, time.Hour, ErrIdleTimeout, d},
+			{"/drip", 10 * d, 12 * d, ErrTotalTimeout, 12 * d},
 		} {
 			r := newRecord(t)
 			start := clock.Now()
 			c.Start(&Request{Method: "POST", Path: tt.path, Body: []byte("x"), Idle: tt.idle, Total: tt.total}, r)
 			r.wait()
-			if took := r.closeAt - start; r.err != tt.want || took < tt.min || took > tt.max && !raceEnabled {
+			if took := r.closeAt - start; r.err != tt.want || took < tt.min || took > tt.min+2*time.Second {
 				t.Errorf("%s, idle %v, total %v: %v after %v, want %v after %v", tt.path, tt.idle, tt.total, r.err, took, tt.want, tt.min)
 			}
 			if !errors.Is(r.err, os.ErrDeadlineExceeded) {
@@ -912,7 +929,7 @@ var phases = []struct {
 	size   int
 	after  string // the last that the sink hears before the abort
 }{
-	{"writing", func(i int, p *peer) { time.Sleep(50 * time.Millisecond); p.br.Peek(1); select {} }, 64 << 20, "Conn"},
+	{"writing", nil, 64 << 20, "Conn"},
 	{"waiting for the head", func(i int, p *peer) { p.request(); p.hold() }, 10, "Sent"},
 	{"inside the head", func(i int, p *peer) { p.request(); p.say("HTTP/1.1 20"); p.hold() }, 10, "Sent"},
 	{"before the body", func(i int, p *peer) { p.request(); p.say("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"); p.hold() }, 10, "Head"},
@@ -939,10 +956,15 @@ func TestAbortInEveryPhase(t *testing.T) {
 					c := open(srv.url(), Options{MaxConns: 1})
 					r := newRecord(t)
 					call := c.Start(&Request{Method: "POST", Path: "/", Body: make([]byte, ph.size)}, r)
-					time.Sleep(5 * time.Millisecond)
+					r.until(1)
 					queued := newRecord(t)
 					other := c.Start(&Request{Method: "POST", Path: "/", Body: []byte("x")}, queued)
-					time.Sleep(30 * time.Millisecond)
+					calls := map[string]int32{"Conn": 1, "Sent": 2, "Head": 3, "Data": 4}[ph.after]
+					if c.Kind() == KindStd && ph.name == "inside a chunk" {
+						calls = 3 // net/http keeps the start of a chunk until the rest is there, or none is to come
+					}
+					r.until(calls)
+					time.Sleep(10 * time.Millisecond)
 					if how == "close" {
 						c.Close()
 					} else {
@@ -1002,8 +1024,8 @@ func TestAbortFromTheSink(t *testing.T) {
 				}
 			}
 			started <- c.Start(&Request{Method: "POST", Path: "/"}, r)
-			if r.wait(); r.err != ErrAborted || len(r.dataAt) < 3 || len(r.dataAt) > 10 {
-				t.Errorf("%d pieces, error %v; want 3 or few more, and ErrAborted", len(r.dataAt), r.err)
+			if r.wait(); r.err != ErrAborted || len(r.dataAt) < 3 || len(r.dataAt) > 200 {
+				t.Errorf("%d pieces, error %v; want 3 or some more, and ErrAborted", len(r.dataAt), r.err)
 			}
 		}
 		for range 20 {
@@ -1059,13 +1081,13 @@ func TestStamps(t *testing.T) {
 		for range 2 {
 			before := clock.Now()
 			r := send(t, c, "x").ok("okokok")
-			if r.first < before || r.sent-r.first > d/2 || len(r.dataAt) != 3 {
+			if r.first < before || len(r.dataAt) != 3 {
 				t.Fatalf("sent at %v to %v after the start, %d pieces", r.first-before, r.sent-before, len(r.dataAt))
 			}
-			times := append([]time.Duration{r.first, r.headAt}, r.dataAt...)
-			for i := range times[1:] {
-				if gap := times[i+1] - times[i]; gap < d-time.Millisecond || gap > d+30*time.Millisecond && !raceEnabled {
-					t.Errorf("gap %d is %v, want %v", i, gap, d)
+			// Any of them may be late on a busy machine, none early.
+			for i, at := range append([]time.Duration{r.headAt}, r.dataAt...) {
+				if since, min := at-r.first, time.Duration(i+1)*d; since < min || since > min+2*time.Second {
+					t.Errorf("event %d came %v after the first byte sent, want %v", i, since, min)
 				}
 			}
 		}

@@ -18,7 +18,7 @@ func startOn(cmd *exec.Cmd, n int) error {
 		return err
 	}
 	defer unix.SchedSetaffinity(0, &all)
-	for cpu := 0; cpu < 1024; cpu++ {
+	for cpu := range 1024 {
 		if !all.IsSet(cpu) {
 			continue
 		}
