@@ -12,6 +12,7 @@ import (
 	"math"
 	"time"
 
+	"reprise/backends"
 	"reprise/traceformat"
 )
 
@@ -49,6 +50,8 @@ type Plan struct {
 	talks   *conversations // nil where no turn waits
 	shares  []share
 	end     time.Duration // last send of an arrival process
+
+	cacheInfo backends.CacheInfo // see PrepareCache
 }
 
 // An item is one row of the plan.
@@ -187,6 +190,12 @@ func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 	if err := p.count(one); err != nil {
 		return nil, err
 	}
+	if o.Concurrency > 0 {
+		p.Connections = o.Concurrency
+	}
+	if o.MaxInFlight > 0 {
+		p.Connections = min(p.Connections, o.MaxInFlight)
+	}
 	return p, nil
 }
 
@@ -249,10 +258,7 @@ func (p *Plan) scale(d time.Duration) time.Duration {
 // items yields what the schedule sends, in order: all of the plan but the turns
 // that wait for answers.
 func (p *Plan) items() iter.Seq2[*item, error] {
-	rows := p.laps()
-	if p.Options.Arrival.IsSet() {
-		rows = p.rearrived(rows)
-	}
+	rows := p.allItems()
 	if p.Options.Shard.Of <= 1 {
 		return rows
 	}
@@ -266,6 +272,14 @@ func (p *Plan) items() iter.Seq2[*item, error] {
 			}
 		}
 	}
+}
+
+// allItems yields what all shards together send.
+func (p *Plan) allItems() iter.Seq2[*item, error] {
+	if p.Options.Arrival.IsSet() {
+		return p.rearrived(p.laps())
+	}
+	return p.laps()
 }
 
 // rearrived gives the rows of a plan the times of Options.Arrival.

@@ -69,6 +69,8 @@ type Stats struct {
 	Peak        int64         `json:"in_flight_peak"`       //
 	Interrupted bool          `json:"interrupted"`          // stopped before the end of the plan
 	WarmError   string        `json:"warm_error,omitempty"` // connections could not be opened ahead
+
+	cache *cacheTally // for CacheRecord.Finish
 }
 
 // lead is the time between the end of preparations and the first send. It
@@ -93,6 +95,7 @@ type run struct {
 	records chan *exchange
 	flying  sync.WaitGroup // exchanges that Record has not seen
 	queue   *queue
+	cache   *cacheTally
 	waker   atomic.Pointer[alarm]
 
 	mu     sync.Mutex
@@ -118,16 +121,11 @@ func (p *Plan) Run(ctx context.Context, c Config) (*Stats, error) {
 	if r.newAlarm == nil {
 		r.newAlarm = func() (alarm, error) { return clock.NewAlarm() }
 	}
-	stats := &Stats{}
+	r.cache = newCacheTally(int(p.Header.Blocks.Size), p.cacheInfo)
+	stats := &Stats{cache: r.cache}
 
 	// Opening connections inside a burst is what costs.
 	warm := min(p.Connections, maxWarm)
-	if p.Options.Concurrency > 0 {
-		warm = p.Options.Concurrency
-	}
-	if limit := p.Options.MaxInFlight; limit > 0 {
-		warm = min(warm, limit)
-	}
 	if err := c.Client.Warm(warm); err != nil {
 		stats.WarmError = wireClass(err)
 	}
@@ -202,10 +200,15 @@ const maxWarm = 4096
 // prepare reads the trace and encodes what the schedule sends, in order.
 func (r *run) prepare() {
 	var e encoder
-	for it, err := range r.plan.items() {
+	for it, err := range r.plan.allItems() {
 		if err != nil {
 			r.fail(err)
 			return
+		}
+		if !r.plan.Options.Shard.has(it) {
+			// Its prompt warms the server's cache for ours.
+			r.cache.plan(&it.row.Request, it.lap, it.prompt, it.output, false)
+			continue
 		}
 		x := r.encode(&e, it.row.Clone(), it.lap, it.prompt, it.output, it.abort)
 		x.reschedule(it.due)
@@ -246,6 +249,7 @@ func (r *run) encode(e *encoder, row *traceformat.Row, lap int32, prompt, output
 		call.Text = e.text.write(e.ids)
 	}
 	x.digest = promptDigest(e.ids, call.Text)
+	x.cached = r.cache.plan(&x.row.Request, lap, prompt, output, true)
 	x.req.Method = "POST"
 	x.req.Path, x.req.Body = r.Backend.Encode(make([]byte, 0, 512+6*prompt), call)
 	x.req.Header = append(r.Header[:len(r.Header):len(r.Header)], wire.Field{Name: "X-Request-Id", Value: call.ID})
@@ -371,6 +375,7 @@ func (r *run) record(x *exchange) {
 
 func (r *run) recordAll() {
 	for x := range r.records {
+		r.cache.answered(&x.row, x.cached)
 		if r.Record != nil {
 			if err := r.Record(&x.row); err != nil {
 				r.fail(fmt.Errorf("recording the run: %w", err))

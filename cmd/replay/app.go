@@ -59,6 +59,7 @@ results are kept).`,
 			&cli.StringFlag{Name: "shard", Usage: "play part `i/n` of the run (i from 0)", DefaultText: "from a Kubernetes Indexed Job or a Slurm array"},
 			&cli.StringFlag{Name: "start-at", Usage: "first scheduled send at this `TIME` (RFC 3339)"},
 
+			&cli.StringFlag{Name: "cache", Value: string(d.Cache), Usage: "the server's prefix cache at the start: `warm|cold|salt`; as it is, flushed, or kept apart by a salt (salt=NAME: by this one)"},
 			&cli.StringFlag{Name: "too-long", Value: string(d.TooLong), Usage: "rows beyond the model's context: `fail|clip|skip`"},
 			&cli.StringFlag{Name: "missing", Value: string(d.Missing), Usage: "rows without known lengths: `fail|skip`"},
 			&cli.IntFlag{Name: "max-model-len", Usage: "context of the model in `TOKENS`", DefaultText: "what the server says"},
@@ -77,6 +78,7 @@ results are kept).`,
 			&cli.DurationFlag{Name: "grace", Value: d.Grace, Usage: "`TIME` for requests in flight after an interrupt"},
 			&cli.StringFlag{Name: "client", Value: "auto", Usage: "wire client: `auto|raw|std`"},
 		},
-		Action: play,
+		Action:   play,
+		Commands: []*cli.Command{selftestCommand()},
 	}
 }

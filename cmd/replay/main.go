@@ -7,10 +7,13 @@ import (
 
 	"reprise/backends/sim"
 	"reprise/internal/cli"
+	"reprise/replay/selftest"
 )
 
 func main() {
-	sim.MaybeServe() // the embedded engine is this binary again, as a child
+	// The embedded engine and the mock server are this binary again, as a child.
+	sim.MaybeServe()
+	selftest.MaybeServe()
 	// The pacer and the wire client sleep in the kernel. When they wake, the
 	// runtime must have a processor free for them, or they wait for up to 10 ms
 	// until it takes one from a decoder.

@@ -10,10 +10,12 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"reprise/backends/sim"
+	"reprise/replay/selftest"
 )
 
 func TestMain(m *testing.M) {
 	sim.MaybeServe()
+	selftest.MaybeServe()
 	testscript.Main(m, map[string]func(){"replay": main})
 }
 

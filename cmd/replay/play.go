@@ -67,6 +67,10 @@ func play(c *urfave.Context) error {
 	if err != nil {
 		return explain(name, err)
 	}
+	cache, err := plan.PrepareCache(ctx, srv.backend, srv.info, func(s string) { fmt.Fprintln(c.App.ErrWriter, s) })
+	if err != nil {
+		return explainCache(err)
+	}
 	client, err := dial(c, srv.url, plan)
 	if err != nil {
 		return err
@@ -76,6 +80,7 @@ func play(c *urfave.Context) error {
 	m := replay.NewManifest("replay", safeArgs(os.Args[1:]), plan, name, replay.Server{
 		Backend: srv.name, URL: srv.public, Client: client.Kind(), Info: srv.info,
 	})
+	m.Cache = cache
 	dir, err := replay.CreateDir(outputName(c), m, plan, slos, c.Bool("force"))
 	if err != nil {
 		return err
@@ -104,6 +109,7 @@ func play(c *urfave.Context) error {
 	}
 	ws := client.Stats()
 	m.Server.Wire = &ws
+	cache.Finish(ctx, stats)
 
 	summary, err := dir.Close(stats, runErr)
 	if err != nil {
@@ -133,6 +139,9 @@ func show(c *urfave.Context, s *metrics.Summary, m *replay.Manifest, path string
 	if err := metrics.RenderText(c.App.Writer, s, cli.Columns(c.App.Writer, 88), color); err != nil {
 		return err
 	}
+	if err := m.Cache.Render(c.App.Writer); err != nil {
+		return err
+	}
 	_, err := fmt.Fprintf(c.App.Writer, "\nrun: %s\n", path)
 	return err
 }
@@ -153,6 +162,9 @@ func options(c *urfave.Context) (replay.Options, error) {
 	var errs []error
 	var err error
 	if o.Arrival, err = replay.ParseArrival(c.String("arrival"), c.String("rate")); err != nil {
+		errs = append(errs, err)
+	}
+	if o.Cache, o.CacheSalt, err = replay.ParseCache(c.String("cache")); err != nil {
 		errs = append(errs, err)
 	}
 	if s := c.String("shard"); s != "" {
@@ -232,6 +244,14 @@ func explain(name string, err error) error {
 		e.Err = fmt.Errorf("%s: %w", name, err)
 	}
 	return e
+}
+
+// explainCache adds the next step where a cache cannot be had as asked for.
+func explainCache(err error) error {
+	if e, ok := errors.AsType[*backends.CacheError](err); ok {
+		return &cli.Error{Code: cli.Failed, Err: err, Hint: e.Next}
+	}
+	return err
 }
 
 // A server is what the run plays against.
@@ -344,6 +364,9 @@ func connect(ctx context.Context, c *urfave.Context) (*server, error) {
 
 // dial makes the wire client of the run.
 func dial(c *urfave.Context, base string, p *replay.Plan) (wire.Client, error) {
+	if err := wire.Preflight(p.Connections); err != nil {
+		return nil, &cli.Error{Code: cli.Failed, Err: err, Hint: "--max-in-flight bounds the connections; requests beyond it are shed"}
+	}
 	o := wire.Options{Connect: c.Duration("connect-timeout"), RetryStale: true}
 	switch kind := c.String("client"); kind {
 	case "auto":
