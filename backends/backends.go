@@ -41,6 +41,7 @@ type Info struct {
 	VocabSize int               `json:"vocab_size,omitempty"`     // token ids below this are safe to send; 0: unknown
 	MinID     int               `json:"min_token_id,omitempty"`   // ids below this may be special (padding, end of text); from here on they are ordinary
 	NoReuse   bool              `json:"no_reuse,omitempty"`       // a connection carries one request, whatever the server says of keep-alive
+	Cache     CacheInfo         `json:"cache"`                    // prompts that share a prefix
 	Config    map[string]string `json:"config,omitempty"`         // as the engine reports it, flat
 	Warnings  []string          `json:"warnings,omitempty"`       // what a run against it cannot be trusted for
 }
@@ -54,7 +55,7 @@ type Call struct {
 	N           int      // choices; 0 means 1
 	Stream      bool
 	Temperature traceformat.Opt[float64]
-	CacheSalt   string
+	CacheSalt   string // prompts share cached prefixes only under one salt, where Info.Cache.Salt
 }
 
 // An Event is one decoded event of a stream.

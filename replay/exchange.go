@@ -37,6 +37,7 @@ type exchange struct {
 	children  []*turn // that wait for the answer
 	user      *user   // of a closed loop
 	digest    int64
+	cached    int // prompt tokens that the trace implies to be in the cache
 	attempts  int
 	timeout   atomic.Int32  // index into timeoutErrors of why it was hung up
 	lastRead  atomic.Int64  // clock reading, for the idle timeout
@@ -110,7 +111,7 @@ func (x *exchange) clip() {
 
 // call is x in the terms of its backend, without the prompt.
 func (x *exchange) call() *backends.Call {
-	return &backends.Call{ID: requestID(&x.row), MaxTokens: x.output, N: int(max(1, x.row.N.Or(1))), Stream: x.row.Stream.Or(true)}
+	return &backends.Call{ID: requestID(&x.row), MaxTokens: x.output / choices(&x.row.Request), N: choices(&x.row.Request), Stream: x.row.Stream.Or(true), CacheSalt: x.run.plan.Options.CacheSalt}
 }
 
 // Conn implements wire.Sink.

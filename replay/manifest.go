@@ -39,8 +39,10 @@ type Manifest struct {
 	Trace   TraceRef `json:"trace"`
 	Plan    PlanRef  `json:"plan"`
 	Server  Server   `json:"server"`
-	Host    Host     `json:"host"`
-	Stats   *Stats   `json:"stats,omitempty"`
+	// Cache says what the server's prefix cache held and gave.
+	Cache *CacheRecord `json:"cache,omitempty"`
+	Host  Host         `json:"host"`
+	Stats *Stats       `json:"stats,omitempty"`
 	// Summary holds every metric and the fidelity verdict.
 	Summary  *metrics.Summary `json:"summary,omitempty"`
 	Warnings []string         `json:"warnings,omitempty"`

@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -53,6 +54,9 @@ type Options struct {
 	// VocabSize bounds the token ids of prompts.
 	VocabSize int `json:"vocab_size"`
 
+	Cache     CacheMode `json:"cache"`                // what the server's prefix cache holds at the start, empty means warm
+	CacheSalt string    `json:"cache_salt,omitempty"` // of CacheSalted, empty: PrepareCache draws one
+
 	Retries int `json:"retries"` // times a request that got no answer is sent again
 
 	FirstTokenTimeout time.Duration `json:"first_token_timeout_ns"` // 0: none
@@ -65,6 +69,7 @@ type Options struct {
 func Defaults() Options {
 	return Options{
 		Seed: 1, Loop: 1, Speedup: 1, Sessions: SessionsRecorded, Aborts: AbortTime, ScaleRate: 1, TooLong: Fail, Missing: Fail,
+		Cache:             CacheWarm,
 		FirstTokenTimeout: 5 * time.Minute, IdleTimeout: 5 * time.Minute, TotalTimeout: time.Hour,
 		Grace: 30 * time.Second,
 	}
@@ -116,6 +121,17 @@ func (o *Options) Validate() error {
 	}
 	if o.Concurrency > 0 && o.Sessions == SessionsBoth {
 		bad("--concurrency has no recorded times to wait for: use --sessions think for the recorded pauses, or none")
+	}
+	switch o.Cache {
+	case "", CacheWarm, CacheCold, CacheSalted:
+	default:
+		bad("--cache is %q, want warm, cold or salt", o.Cache)
+	}
+	if o.CacheSalt != "" && o.Cache != CacheSalted {
+		bad("--cache %s sends no salt", cmp.Or(o.Cache, CacheWarm))
+	}
+	if o.Cache == CacheSalted && o.CacheSalt == "" && o.Shard.Of > 1 {
+		bad("--cache salt would draw another salt for each shard: name one for all with --cache salt=NAME")
 	}
 	switch o.TooLong {
 	case Fail, Clip, Skip:

@@ -44,6 +44,7 @@ type Backend struct {
 	continuous bool   // continuous usage
 	timings    bool   // llama.cpp's timings in every event
 	salt       bool   // cache_salt
+	engine     string // as shape was told
 }
 
 var _ backends.Backend = (*Backend)(nil)
@@ -88,6 +89,7 @@ const (
 
 // shape sets what requests look like for an engine.
 func (b *Backend) shape(engine string) {
+	b.engine = engine
 	b.timings = engine == llamaCpp
 	b.continuous = engine == vllm || engine == sglang
 	b.salt = b.continuous
@@ -210,6 +212,10 @@ func (b *Backend) Probe(ctx context.Context) (*backends.Info, error) {
 		}
 	}
 	b.shape(engine)
+	i.Cache.Salt = b.salt
+	if engine == llamaCpp {
+		i.Cache.Block = 1
+	}
 	if engine != "" {
 		i.Engine = engine
 	}

@@ -150,6 +150,9 @@ func (b *Backend) Probe(ctx context.Context) (*backends.Info, error) {
 		Interval    int    `json:"stream_interval"`
 		Incremental bool   `json:"incremental_streaming_output"`
 		Truncate    bool   `json:"allow_auto_truncate"`
+		NoRadix     bool   `json:"disable_radix_cache"`
+		PageSize    int    `json:"page_size"`
+		Capacity    int64  `json:"max_total_num_tokens"`
 	}
 	if err := json.Unmarshal(raw, &s); err != nil {
 		return nil, fmt.Errorf("sglang: /server_info: %w", err)
@@ -160,6 +163,7 @@ func (b *Backend) Probe(ctx context.Context) (*backends.Info, error) {
 	}
 	b.model = m.ID
 	i.Version, i.Model, i.MaxLen = s.Version, m.ID, m.MaxLen
+	i.Cache = backends.CacheInfo{Off: s.NoRadix, Block: max(1, s.PageSize), Tokens: s.Capacity, Salt: true}
 	if i.MaxLen == 0 {
 		i.MaxLen = s.ContextLen
 	}

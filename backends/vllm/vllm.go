@@ -115,7 +115,7 @@ func (b *Backend) Probe(ctx context.Context) (*backends.Info, error) {
 		i.Warnings = append(i.Warnings, "there is no /version: this may not be vLLM, or a proxy is in front of it")
 	}
 	i.Version = v.Version
-	if old(v.Version) {
+	if before(v.Version, 6) {
 		i.Warnings = append(i.Warnings, "vLLM "+v.Version+" may send no continuous usage: tokens are then counted by events, and checked by the total alone")
 	}
 
@@ -127,6 +127,10 @@ func (b *Backend) Probe(ctx context.Context) (*backends.Info, error) {
 	default:
 		labels(i.Config, string(metrics), "vllm:cache_config_info{")
 	}
+	i.Cache = cacheInfo(i.Config)
+	// Releases before 0.9 ignore the salt, as they do every field that they do
+	// not know.
+	i.Cache.Salt = !before(v.Version, 9)
 
 	// Development mode only. The first call takes 2.5 s, in which the server
 	// does little else: let it end, so that it is not under way in the run.
@@ -145,13 +149,14 @@ func (b *Backend) Probe(ctx context.Context) (*backends.Info, error) {
 	return i, ctx.Err()
 }
 
-// old reports whether a version is from before continuous usage was there for
-// all endpoints. Versions that are not numbers are builds from source.
-func old(version string) bool {
+// before reports whether a version is older than 0.minor: continuous usage is
+// there for all endpoints since 0.6. Versions that are not numbers are builds
+// from source.
+func before(version string, minor int) bool {
 	major, rest, _ := strings.Cut(version, ".")
-	minor, _, _ := strings.Cut(rest, ".")
-	n, err := strconv.Atoi(minor)
-	return major == "0" && err == nil && n < 6
+	number, _, _ := strings.Cut(rest, ".")
+	n, err := strconv.Atoi(number)
+	return major == "0" && err == nil && n < minor
 }
 
 // labels adds the labels of the first sample that starts with prefix to m.

@@ -166,10 +166,10 @@ func TestProbeFailures(t *testing.T) {
 	}
 }
 
-func TestOld(t *testing.T) {
+func TestBefore(t *testing.T) {
 	for version, want := range map[string]bool{"0.5.4": true, "0.4.0.post1": true, "0.6.3.post1": false, "0.32.0": false, "1.0.0": false, "dev": false, "": false} {
-		if got := old(version); got != want {
-			t.Errorf("old(%q) = %t", version, got)
+		if got := before(version, 6); got != want {
+			t.Errorf("before(%q, 6) = %t", version, got)
 		}
 	}
 }

@@ -139,7 +139,7 @@ func show(c *urfave.Context, s *metrics.Summary, m *replay.Manifest, path string
 	if err := metrics.RenderText(c.App.Writer, s, cli.Columns(c.App.Writer, 88), color); err != nil {
 		return err
 	}
-	if err := m.Cache.Render(c.App.Writer); err != nil {
+	if err := m.Cache.Render(c.App.Writer, cli.Columns(c.App.Writer, 88)); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintf(c.App.Writer, "\nrun: %s\n", path)
