@@ -505,7 +505,11 @@ func (p *Plan) fit(it *item, long, missing *notes) bool {
 		}
 		return skip("no known length")
 	}
-	it.prompt, it.output = int(prompt), int(output)
+	// The recorded length is that of all choices together, and every choice is
+	// asked for the same.
+	choices := choices(&r.Request)
+	it.prompt, it.output = int(prompt), max(1, int(output)/choices)
+	defer func() { it.output *= choices }()
 	if p.MaxLen <= 0 || it.prompt+it.output <= p.MaxLen && it.prompt <= p.MaxPrompt {
 		return true
 	}
@@ -528,6 +532,12 @@ func (p *Plan) fit(it *item, long, missing *notes) bool {
 		return false
 	}
 }
+
+// choices is how many answers r asks for.
+func choices(r *traceformat.Request) int { return int(max(1, min(r.N.Or(1), maxChoices))) }
+
+// maxChoices is OpenAI's own limit.
+const maxChoices = 128
 
 // abort decides whether and when the client of r hangs up.
 func (p *Plan) abort(r *traceformat.Row) abort {

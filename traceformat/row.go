@@ -106,7 +106,7 @@ type Request struct {
 	Class    string // workload class (class)
 
 	PromptTokens       Opt[int32] // (prompt_tokens)
-	OutputTokens       Opt[int32] // (output_tokens)
+	OutputTokens       Opt[int32] // of all choices together (output_tokens)
 	PromptTokensSource string     // one of the Source constants (prompt_tokens_source)
 	OutputTokensSource string     // (output_tokens_source)
 

@@ -89,9 +89,6 @@ func Measure(row *traceformat.Row) Reading {
 	if r.Replayed {
 		r.Zero, r.Sent = bound(row.Scheduled.V), clock(row.Sent)
 		r.AskedPromptTokens, r.AskedOutputTokens = row.PromptTokens, row.OutputTokens
-		if n := row.N.Or(1); n > 1 && r.AskedOutputTokens.OK {
-			r.AskedOutputTokens.V = int32(min(math.MaxInt32, int64(r.AskedOutputTokens.V)*int64(n)))
-		}
 		r.PromptTokens, r.OutputTokens = row.ServedPromptTokens, row.ServedOutputTokens
 		r.Lag = r.lag(row)
 	}

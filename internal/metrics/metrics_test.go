@@ -170,7 +170,7 @@ func TestSuccess(t *testing.T) {
 		{"no count from the server: the events'", ok(func(r *traceformat.Row) { r.ServedOutputTokens.OK = false }), OK, "", ""},
 		{"no count at all is not known to be wrong", ok(func(r *traceformat.Row) { r.ServedOutputTokens.OK = false; r.ChunkTokens = nil }), OK, "", ""},
 		{"the events' count is wrong", ok(func(r *traceformat.Row) { r.ServedOutputTokens.OK = false; r.OutputTokens.V = 9 }), Failed, WrongLength, "too_short"},
-		{"two choices, each as long as asked", ok(func(r *traceformat.Row) { r.N = traceformat.Some(int32(2)); r.ServedOutputTokens.V = 8 }), OK, "", ""},
+		{"two choices: the length is of both together", ok(func(r *traceformat.Row) { r.N = traceformat.Some(int32(2)); r.ServedOutputTokens.V = 4 }), OK, "", ""},
 		{"an error event", ok(func(r *traceformat.Row) { r.Result, r.Error = traceformat.ResultServerError, "error_event" }), Failed, "server_error", "error_event"},
 		{"refused", ok(func(r *traceformat.Row) { r.Result, r.Error = traceformat.ResultRejected, "http_429" }), Failed, "rejected", "http_429"},
 		{"timed out", ok(func(r *traceformat.Row) { r.Result, r.Error = traceformat.ResultTimeout, "idle_timeout" }), Failed, "timeout", "idle_timeout"},
