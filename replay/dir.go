@@ -32,6 +32,7 @@ type Dir struct {
 	metrics  *metrics.Collector
 	live     *metrics.Live
 	hlog     *metrics.LatencyLog
+	as       *metrics.As // nil unless asked for
 }
 
 // CreateDir makes the directory of a run and writes its manifest. A directory
@@ -85,6 +86,15 @@ func (d *Dir) header(partial string) *traceformat.Header {
 	return &h
 }
 
+// MeasureAs also computes the figures that another tool would have printed.
+func (d *Dir) MeasureAs(tool string) (err error) {
+	d.as, err = metrics.NewAs(tool, d.plan.Warmup())
+	return err
+}
+
+// FiguresAs returns those figures.
+func (d *Dir) FiguresAs() []metrics.Figure { return d.as.Figures() }
+
 // Path is the directory.
 func (d *Dir) Path() string { return d.path }
 
@@ -95,6 +105,9 @@ func (d *Dir) Live() *metrics.Live { return d.live }
 func (d *Dir) Record(row *traceformat.Row) error {
 	// The figures come first: they are complete even where the disk is full.
 	d.metrics.Add(row)
+	if d.as != nil {
+		d.as.Add(row)
+	}
 	d.live.Add(row)
 	return errors.Join(d.hlog.Add(row), d.journal.Append(row))
 }

@@ -356,6 +356,12 @@ func wireClass(err error) string {
 		return "aborted"
 	case errors.Is(err, wire.ErrTruncated):
 		return "truncated"
+	case errors.Is(err, wire.ErrStale):
+		return "stale_connection"
+	case errors.Is(err, wire.ErrEncoding):
+		return "compressed_answer"
+	case errors.Is(err, wire.ErrConnectTimeout):
+		return "connect_timeout"
 	case errors.Is(err, wire.ErrProtocol):
 		return "malformed_http"
 	case errors.Is(err, syscall.ECONNREFUSED):
@@ -369,7 +375,7 @@ func wireClass(err error) string {
 	case errors.As(err, &dns):
 		return "dns"
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
-		return "connect_timeout"
+		return "timeout"
 	}
 	return "connection"
 }

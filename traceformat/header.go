@@ -39,7 +39,7 @@ const (
 // A Header says what a trace is and how far to trust it.
 type Header struct {
 	Version int       `json:"version"`
-	Start   time.Time `json:"start"` // zero: the times are relative to an unknown start
+	Start   time.Time `json:"start,omitzero"` // zero: the times are relative to an unknown start
 	Clock   Clock     `json:"clock"`
 	Origin  Origin    `json:"origin"`
 

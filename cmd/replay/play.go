@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -45,6 +46,9 @@ func play(c *urfave.Context) error {
 	slos, err := metrics.ParseSLOs(c.StringSlice("slo"))
 	if err != nil {
 		return cli.Usagef("replay trace.parquet --slo 'ttft<500ms' --slo 'tpot<50ms'", "%w", err)
+	}
+	if as := c.String("metrics-as"); as != "" && !slices.Contains(metrics.Tools(), as) {
+		return cli.Usagef("", "no metrics of %q; there are %s", as, strings.Join(metrics.Tools(), ", "))
 	}
 	ctx, drain, done := signals(c.App.ErrWriter)
 	defer done()
@@ -85,6 +89,11 @@ func play(c *urfave.Context) error {
 	if err != nil {
 		return err
 	}
+	if as := c.String("metrics-as"); as != "" {
+		if err := dir.MeasureAs(as); err != nil {
+			return err
+		}
+	}
 	if !c.Bool("quiet") {
 		fmt.Fprintf(c.App.ErrWriter, "%s: %d requests over %s against %s\n", name, plan.Rows, units.Clock(plan.Span()), srv.describe())
 		for _, w := range m.Warnings {
@@ -115,7 +124,7 @@ func play(c *urfave.Context) error {
 	if err != nil {
 		return fmt.Errorf("closing the run: %w", errors.Join(runErr, err))
 	}
-	if err := show(c, summary, m, dir.Path()); err != nil {
+	if err := show(c, summary, m, dir); err != nil {
 		return err
 	}
 	switch {
@@ -131,7 +140,7 @@ func play(c *urfave.Context) error {
 	return nil
 }
 
-func show(c *urfave.Context, s *metrics.Summary, m *replay.Manifest, path string) error {
+func show(c *urfave.Context, s *metrics.Summary, m *replay.Manifest, dir *replay.Dir) error {
 	if c.Bool("json") {
 		return cli.WriteJSON(c.App.Writer, m)
 	}
@@ -142,7 +151,13 @@ func show(c *urfave.Context, s *metrics.Summary, m *replay.Manifest, path string
 	if err := m.Cache.Render(c.App.Writer, cli.Columns(c.App.Writer, 88)); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(c.App.Writer, "\nrun: %s\n", path)
+	if as := c.String("metrics-as"); as != "" {
+		fmt.Fprintln(c.App.Writer)
+		if err := metrics.RenderFigures(c.App.Writer, as, dir.FiguresAs()); err != nil {
+			return err
+		}
+	}
+	_, err := fmt.Fprintf(c.App.Writer, "\nrun: %s\n", dir.Path())
 	return err
 }
 
