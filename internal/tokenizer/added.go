@@ -75,7 +75,7 @@ func (m *matcher) cut(dst []uint32, s string, encode func(dst []uint32, piece st
 		// reference gives both.
 		from = stop
 		if a.lstrip {
-			start = max(spaceBefore(s, start), done)
+			start = spaceBefore(s, start, done)
 		}
 		if a.rstrip {
 			stop, _, _ = blanks(s, stop)
@@ -92,9 +92,10 @@ func (m *matcher) cut(dst []uint32, s string, encode func(dst []uint32, piece st
 	return dst
 }
 
-// spaceBefore returns where the white space that ends at i begins.
-func spaceBefore(s string, i int) int {
-	for i > 0 {
+// spaceBefore returns where the white space that ends at i begins, in what
+// follows from.
+func spaceBefore(s string, i, from int) int {
+	for i > from {
 		_, n := utf8.DecodeLastRuneInString(s[:i])
 		if c, _ := at(s, i-n); !c.blank() {
 			break

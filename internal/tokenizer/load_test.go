@@ -293,13 +293,13 @@ func FuzzParse(f *testing.F) {
 				t.Errorf("id %d of %d", id, tok.VocabSize())
 			}
 		}
-		var all string
+		var all strings.Builder
 		words := tok.Words(100)
 		for _, w := range words {
-			all += w.Text
+			all.WriteString(w.Text)
 		}
-		if n := tok.Count(all + all); n != 2*len(words) {
-			t.Errorf("%d words twice are %d tokens: %q", len(words), n, all)
+		if n := tok.Count(all.String() + all.String()); n != 2*len(words) {
+			t.Errorf("%d words twice are %d tokens: %q", len(words), n, all.String())
 		}
 	})
 }

@@ -92,7 +92,11 @@ func TestReference(t *testing.T) {
 				t.Fatal(err)
 			}
 			h := newHostile(uint64(i))
-			texts := h.texts(6500)
+			n := 6500
+			if testing.Short() {
+				n = 500
+			}
+			texts := h.texts(n)
 			ids := make([][]uint32, 500)
 			for i := range ids {
 				ids[i] = make([]uint32, h.IntN(20))

@@ -38,7 +38,7 @@ func TestSplit(t *testing.T) {
 		{"llama3 qwen2 gpt2", []string{"\x00\x1c", " \x1c\u180e\ufeff\u200b"}},
 	}
 	for _, tt := range tests {
-		for _, shape := range strings.Fields(tt.shapes) {
+		for shape := range strings.FieldsSeq(tt.shapes) {
 			tok, text := load(t, shape), strings.Join(tt.pieces, "")
 			var got []string
 			for i := 0; i < len(text); {

@@ -90,11 +90,11 @@ func TestWordsKeepClearOfAddedTokens(t *testing.T) {
 		h := newHostile(1)
 		for range 20 {
 			h.Shuffle(len(words), func(i, j int) { words[i], words[j] = words[j], words[i] })
-			var text string
+			var text strings.Builder
 			for _, w := range words {
-				text += w.Text
+				text.WriteString(w.Text)
 			}
-			if n := tok.Count(text); n != len(words) {
+			if n := tok.Count(text.String()); n != len(words) {
 				t.Fatalf("%q added: %d words are %d tokens", content, len(words), n)
 			}
 		}
