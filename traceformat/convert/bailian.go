@@ -87,6 +87,7 @@ func (b *bailian) read(row *traceformat.Row) error {
 		if row.Class, quoted, err = parseText(raw); err != nil || !quoted {
 			return b.errorf("type %.40s is not a string", raw)
 		}
+		b.extra.number("type", raw, string(appendJSONString(nil, row.Class)))
 	}
 	if raw := b.get("hash_ids"); raw != nil {
 		if b.ids, err = parseIDs(b.ids[:0], raw); err != nil {
@@ -194,7 +195,9 @@ func writeBailian(x *export, row *traceformat.Row) error {
 	if class == "" && !x.native {
 		class = "text"
 	}
-	if class != "" {
+	if raw, ok := x.fields["type"]; ok && rawText(raw) == class {
+		w.raw("type", raw)
+	} else if class != "" {
 		w.text("type", class)
 	}
 	if n, ok := row.Turn.Get(); ok || !x.native {

@@ -39,6 +39,11 @@ func readAll(t testing.TB, format string, in []byte, params ...string) (*tracefo
 	if err != nil {
 		t.Fatalf("open %s: %v", format, err)
 	}
+	defer func() {
+		if err := r.Close(); err != nil {
+			t.Errorf("close %s: %v", format, err)
+		}
+	}()
 	var rows []traceformat.Row
 	for row, err := range r.All() {
 		if err != nil {

@@ -48,12 +48,11 @@ func openDynamo(src io.Reader, name string, o *traceformat.OpenOptions) (tracefo
 
 type dynamo struct {
 	jsonRow
-	size     int32 // of blocks
-	skipped  int64 // events that are not requests
-	sessions sessions
-	extra    extra
-	request  []member
-	replay   []member
+	size    int32 // of blocks
+	skipped int64 // events that are not requests
+	extra   extra
+	request []member
+	replay  []member
 }
 
 func (d *dynamo) read(row *traceformat.Row) error {

@@ -220,7 +220,7 @@ func TestBailian(t *testing.T) {
 		Origin:  traceformat.Origin{Dialect: "bailian"},
 		Blocks:  traceformat.Blocks{Size: 16, Scheme: "siphash-2-4-remapped", Scope: traceformat.ScopeGlobal, Partial: traceformat.PartialPadded},
 		Lengths: traceformat.LengthsCumulative,
-		Rows:    traceformat.Counts{Recorded: 6},
+		Rows:    traceformat.Counts{Recorded: 8},
 		Extra:   map[string]string{sourceStyle: "float-time"},
 	})
 	type place struct {
@@ -242,6 +242,11 @@ func TestBailian(t *testing.T) {
 		// A parent that is not in the file is taken for the root.
 		{id(5), none, tokens(1), 100300 * time.Millisecond, `{"chat_id":11,"parent_chat_id":5,"timestamp":100.30000000000001}`},
 		{id(12), none, tokens(0), 100300 * time.Millisecond, `{"chat_id":12,"parent_chat_id":-1,"timestamp":100.3000000004}`},
+		{id(13), none, tokens(0), 101 * time.Second, `{"chat_id":13,"parent_chat_id":-1,"type":"t\u00e9xt \"a\"","label":"\u00e9\n","flag":true}`},
+		{id(14), none, tokens(0), 101 * time.Second, `{"chat_id":14,"parent_chat_id":-1}`},
+	}
+	if got, want := rows[6].Class, `téxt "a"`; got != want {
+		t.Errorf("class = %q, want %q", got, want)
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(place{})); diff != "" {
 		t.Errorf("conversations (-want +got):\n%s", diff)

@@ -73,7 +73,7 @@ func parseDecimal(text []byte, scale int) (v int64, exact bool, err error) {
 		}
 	}
 	exact = true
-	for i := 0; i < point; i++ {
+	for i := range point {
 		d := int64(0)
 		if i < n {
 			d = int64(digit(i) - '0')
