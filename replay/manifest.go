@@ -73,6 +73,8 @@ type PlanRef struct {
 	Span         time.Duration    `json:"span_ns"`   // of the sending, in run time
 	Warmup       time.Duration    `json:"warmup_ns"` // in run time
 	Rows         int64            `json:"requests"`
+	All          int64            `json:"requests_of_all_shards"`
+	Text         bool             `json:"prompts_as_text"` // and not as token ids
 	Clipped      int64            `json:"requests_clipped"`
 	Skipped      map[string]int64 `json:"rows_skipped,omitempty"`
 	PromptTokens int64            `json:"prompt_tokens"`
@@ -107,7 +109,7 @@ type Host struct {
 // ref is what the manifest keeps of the plan.
 func (p *Plan) ref() PlanRef {
 	return PlanRef{
-		Digest: p.Digest, Base: p.Base, Lap: p.Lap, Span: p.Span(), Warmup: p.Warmup(), Rows: p.Rows,
+		Digest: p.Digest, Base: p.Base, Lap: p.Lap, Span: p.Span(), Warmup: p.Warmup(), Rows: p.Rows, All: p.All, Text: p.text,
 		Clipped: p.Clipped, Skipped: p.Skipped, PromptTokens: p.PromptTokens, OutputTokens: p.OutputTokens,
 		PeakRate: p.PeakRate, Connections: min(p.Connections, maxWarm), MaxLen: p.MaxLen, VocabLow: p.Vocab.Low, VocabSize: p.Vocab.Size, Forced: p.Forced,
 	}

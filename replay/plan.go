@@ -30,6 +30,7 @@ type Plan struct {
 	Base time.Duration // trace time of the run's zero
 	Lap  time.Duration // trace time from one lap to the next
 	Rows int64         // requests to send, all laps
+	All  int64         // what Rows would be without shards: all of them together
 
 	Read         int64            // rows of the trace that were looked at
 	Clipped      int64            // rows shortened to fit
@@ -187,7 +188,7 @@ func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 		p.Lap = max(p.Lap, time.Nanosecond)
 	}
 	p.shares = shares(o.ScaleRate, p.Lap, o.Seed)
-	if err := p.count(one); err != nil {
+	if err := p.count(one, all); err != nil {
 		return nil, err
 	}
 	if o.Concurrency > 0 {
@@ -201,23 +202,28 @@ func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 
 // count finds how many requests the whole plan sends, and the busiest second.
 // One plain pass through the trace needs no second one.
-func (p *Plan) count(one int64) error {
+func (p *Plan) count(one, all int64) error {
 	simple := p.Options.ScaleRate == 1 && !p.Options.Arrival.IsSet()
 	if simple && (p.Options.Loop == 1 || p.Options.Shard.Of <= 1) {
-		p.Rows = one * int64(p.Options.Loop)
+		p.Rows, p.All = one*int64(p.Options.Loop), all*int64(p.Options.Loop)
 		return nil
 	}
 	var rate load
-	for it, err := range p.items() {
+	for it, err := range p.allItems() {
 		if err != nil {
 			return err
 		}
-		p.Rows++
+		n := int64(1)
+		if p.talks != nil {
+			n += p.talks.follow(it.row.ID)
+		}
+		p.All += n
+		if !p.Options.Shard.has(it) {
+			continue
+		}
+		p.Rows += n
 		rate.add(it, it.due)
 		p.end = it.due
-		if p.talks != nil {
-			p.Rows += p.talks.follow(it.row.ID)
-		}
 	}
 	p.PeakRate, p.Connections = rate.peak, rate.most
 	if p.Rows == 0 {
@@ -255,26 +261,8 @@ func (p *Plan) scale(d time.Duration) time.Duration {
 	return time.Duration(math.Round(float64(d) / p.Options.Speedup))
 }
 
-// items yields what the schedule sends, in order: all of the plan but the turns
-// that wait for answers.
-func (p *Plan) items() iter.Seq2[*item, error] {
-	rows := p.allItems()
-	if p.Options.Shard.Of <= 1 {
-		return rows
-	}
-	return func(yield func(*item, error) bool) {
-		for it, err := range rows {
-			if err == nil && !p.Options.Shard.has(it) {
-				continue
-			}
-			if !yield(it, err) || err != nil {
-				return
-			}
-		}
-	}
-}
-
-// allItems yields what all shards together send.
+// allItems yields what the schedule of all shards together sends, in order: all
+// of the plan but the turns that wait for answers.
 func (p *Plan) allItems() iter.Seq2[*item, error] {
 	if p.Options.Arrival.IsSet() {
 		return p.rearrived(p.laps())

@@ -1,12 +1,27 @@
 package replay
 
 import (
+	"iter"
 	"slices"
 	"testing"
 	"time"
 
 	"reprise/traceformat"
 )
+
+// items yields what one shard sends of allItems.
+func (p *Plan) items() iter.Seq2[*item, error] {
+	return func(yield func(*item, error) bool) {
+		for it, err := range p.allItems() {
+			if err == nil && !p.Options.Shard.has(it) {
+				continue
+			}
+			if !yield(it, err) || err != nil {
+				return
+			}
+		}
+	}
+}
 
 // n shards send what one big run sends: every request once, at its time, with
 // its prompt, and no conversation in two places.
@@ -43,6 +58,9 @@ func TestShardsAreOneRun(t *testing.T) {
 	total := 0
 	for i := range 3 {
 		part, q := plan(Shard{i, 3})
+		if q.All != p.Rows || p.All != p.Rows {
+			t.Errorf("shard %d knows of %d requests in all, the whole run of %d; want %d", i, q.All, p.All, p.Rows)
+		}
 		if q.Digest != p.Digest || q.Base != p.Base {
 			t.Errorf("shard %d: digest or base differ from the whole run's", i)
 		}
@@ -87,6 +105,41 @@ func TestShardFromEnv(t *testing.T) {
 		}
 		if got != tt.want || ok != tt.ok || msg != tt.err {
 			t.Errorf("ShardFromEnv(%v) = %v, %t, %q; want %v, %t, %q", tt.env, got, ok, msg, tt.want, tt.ok, tt.err)
+		}
+	}
+}
+
+// However the shape of the load, each shard knows what all of them send.
+func TestShardsKnowTheWhole(t *testing.T) {
+	trace := every(300, 10*time.Millisecond)
+	for i := range trace.rows {
+		trace.rows[i].Session, trace.rows[i].Think = traceformat.Some(int64(i/5)), traceformat.Some(time.Millisecond)
+	}
+	poisson, err := ParseArrival("poisson", "20")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []func(*Options){
+		func(o *Options) { o.Loop = 3 },
+		func(o *Options) { o.ScaleRate = 2.5 },
+		func(o *Options) { o.Arrival = poisson },
+		func(o *Options) { o.Sessions, o.Loop = SessionsThink, 2 },
+	} {
+		rows := int64(0)
+		var all []int64
+		for i := range 3 {
+			options := Defaults()
+			o(&options)
+			options.Shard = Shard{i, 3}
+			p, err := NewPlan(trace.source(), options, Target{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			rows += p.Rows
+			all = append(all, p.All)
+		}
+		if !slices.Equal(all, []int64{rows, rows, rows}) || rows < 100 {
+			t.Errorf("the shards send %d requests and know of %v", rows, all)
 		}
 	}
 }
