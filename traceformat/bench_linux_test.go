@@ -1,3 +1,8 @@
+// Run alone, a benchmark prints CPU seconds per million rows and the peak
+// memory of its process; the figures of docs/measurements.md are
+//
+//	REPRISE_BENCH_ROWS=1000000 go test -run '^$' -bench NAME -benchtime 1x ./traceformat
+//	REPRISE_BENCH_ROWS=5000000 go test -run '^$' -bench 'Write$' -benchtime 1x ./traceformat
 package traceformat
 
 import (
@@ -142,32 +147,143 @@ func BenchmarkWrite(b *testing.B) {
 	report(b, before, rows)
 }
 
-func benchmarkRead(b *testing.B, rows, chunks int, opts ...ReadOption) {
-	path := benchFile(b, rows, chunks)
+func benchmarkRead(b *testing.B, rows int, opts ...ReadOption) {
+	path := benchFile(b, rows, 0)
 	b.ResetTimer()
 	before := used(b)
 	for b.Loop() {
-		r, err := OpenFile(path, opts...)
-		if err != nil {
-			b.Fatal(err)
-		}
-		n := 0
-		for _, err := range r.All() {
-			if err != nil {
-				b.Fatal(err)
-			}
-			n++
-		}
-		r.Close()
-		if n != rows {
-			b.Fatalf("read %d of %d rows", n, rows)
-		}
+		countRows(b, path, rows, opts...)
 	}
 	report(b, before, rows)
 }
 
-func BenchmarkRead(b *testing.B) { benchmarkRead(b, benchRows(b), 0) }
+func countRows(b *testing.B, path string, rows int, opts ...ReadOption) {
+	r, err := OpenFile(path, opts...)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer r.Close()
+	n := 0
+	for _, err := range r.All() {
+		if err != nil {
+			b.Fatal(err)
+		}
+		n++
+	}
+	if n != rows {
+		b.Fatalf("read %d of %d rows", n, rows)
+	}
+}
+
+func BenchmarkRead(b *testing.B) { benchmarkRead(b, benchRows(b)) }
 
 func BenchmarkReadThreeColumns(b *testing.B) {
-	benchmarkRead(b, benchRows(b), 0, Columns("arrival_ns", "prompt_tokens", "output_tokens"))
+	benchmarkRead(b, benchRows(b), Columns("arrival_ns", "prompt_tokens", "output_tokens"))
+}
+
+// benchChunks is the length of the chunk lists of the benchmarks that have
+// some; they move a tenth of the rows.
+const benchChunks = 250
+
+// reportValues prints the rate of chunk values, two a chunk, by CPU time.
+func reportValues(b *testing.B, before cost, rows int) {
+	now := used(b)
+	b.ReportMetric(float64(2*benchChunks*rows*b.N)/(now.cpu-before.cpu).Seconds()/1e6, "Mvalues/cpu-s")
+}
+
+func BenchmarkWriteChunks(b *testing.B) {
+	rows := max(1, benchRows(b)/10)
+	before := used(b)
+	for b.Loop() {
+		os.Remove(benchFile(b, rows, benchChunks))
+	}
+	reportValues(b, before, rows)
+	report(b, before, rows)
+}
+
+func BenchmarkReadChunks(b *testing.B) {
+	rows := max(1, benchRows(b)/10)
+	path := benchFile(b, rows, benchChunks)
+	b.ResetTimer()
+	before := used(b)
+	for b.Loop() {
+		countRows(b, path, rows)
+	}
+	reportValues(b, before, rows)
+	report(b, before, rows)
+}
+
+// BenchmarkJournal appends rows that end out of order, as those of a recording
+// do, up to the clean end of the journal.
+func BenchmarkJournal(b *testing.B) {
+	rows := benchRows(b)
+	before := used(b)
+	for b.Loop() {
+		os.Remove(benchJournal(b, rows))
+	}
+	report(b, before, rows)
+}
+
+// BenchmarkSeal turns such a journal into a trace.
+func BenchmarkSeal(b *testing.B) {
+	rows := benchRows(b)
+	journal := benchJournal(b, rows)
+	b.ResetTimer()
+	before := used(b)
+	for i := 0; b.Loop(); i++ {
+		link := fmt.Sprint(journal, i)
+		if err := os.Link(journal, link); err != nil {
+			b.Fatal(err)
+		}
+		if err := Seal(link, link+".parquet"); err != nil {
+			b.Fatal(err)
+		}
+		os.Remove(link + ".parquet")
+	}
+	report(b, before, rows)
+}
+
+// BenchmarkSort puts rows in order that come in none.
+func BenchmarkSort(b *testing.B) {
+	rows := benchRows(b)
+	before := used(b)
+	for b.Loop() {
+		g := newGenerator(0)
+		s := newSorter(b.TempDir(), sortMemory)
+		for i := range rows {
+			r := g.next(i)
+			r.Arrival = time.Duration(g.rng.Int64N(int64(time.Hour)))
+			if err := s.add(r); err != nil {
+				b.Fatal(err)
+			}
+		}
+		path := filepath.Join(b.TempDir(), "sorted.parquet")
+		if err := writeSorted(s.rows(), nil, path, nil); err != nil {
+			b.Fatal(err)
+		}
+		s.close()
+		os.Remove(path)
+	}
+	report(b, before, rows)
+}
+
+func benchJournal(b *testing.B, rows int) string {
+	path := filepath.Join(b.TempDir(), "bench.journal")
+	j, err := CreateJournal(path, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	g := newGenerator(0)
+	for i := range rows {
+		r := g.next(i)
+		// Requests end in an order that is up to a thousand places off.
+		r.Arrival += time.Duration(g.rng.IntN(1000)) * 3 * time.Millisecond
+		if err := j.Append(r); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := j.Close(); err != nil {
+		b.Fatal(err)
+	}
+	return path
 }

@@ -34,7 +34,8 @@ func (c *column) list() bool { return strings.HasPrefix(c.typ, "list<") }
 type field interface {
 	// kinds are the physical Parquet types that fill takes.
 	kinds() []parquet.Kind
-	// put appends the Parquet values of the field, at least one.
+	// put appends the Parquet values of the field, none where it is unknown.
+	// They carry no column index: they are written column by column.
 	put(dst []parquet.Value, r *Row) []parquet.Value
 	// newReader makes what fills the field from one open file.
 	newReader() fieldReader

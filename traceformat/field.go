@@ -131,9 +131,10 @@ func (f optField[T]) kinds() []parquet.Kind { return intKinds }
 
 func (f optField[T]) put(dst []parquet.Value, r *Row) []parquet.Value {
 	if o := f.at(r); o.OK {
-		return append(dst, known(intValue(o.V, f.wide)))
+		dst = append(dst, intValue(o.V, f.wide))
+		dst[len(dst)-1].SetDefinitionLevel(1)
 	}
-	return append(dst, parquet.Value{})
+	return dst
 }
 
 func (f optField[T]) newReader() fieldReader { return f }
@@ -192,9 +193,10 @@ func (f boolField) kinds() []parquet.Kind { return []parquet.Kind{parquet.Boolea
 
 func (f boolField) put(dst []parquet.Value, r *Row) []parquet.Value {
 	if o := f.at(r); o.OK {
-		return append(dst, known(parquet.BooleanValue(o.V)))
+		dst = append(dst, parquet.BooleanValue(o.V))
+		dst[len(dst)-1].SetDefinitionLevel(1)
 	}
-	return append(dst, parquet.Value{})
+	return dst
 }
 
 func (f boolField) newReader() fieldReader { return f }
@@ -248,9 +250,10 @@ func (f floatField) kinds() []parquet.Kind { return []parquet.Kind{parquet.Doubl
 
 func (f floatField) put(dst []parquet.Value, r *Row) []parquet.Value {
 	if o := f.at(r); o.OK {
-		return append(dst, known(parquet.DoubleValue(o.V)))
+		dst = append(dst, parquet.DoubleValue(o.V))
+		dst[len(dst)-1].SetDefinitionLevel(1)
 	}
-	return append(dst, parquet.Value{})
+	return dst
 }
 
 func (f floatField) newReader() fieldReader { return f }
@@ -315,12 +318,14 @@ func (f stringField) kinds() []parquet.Kind { return []parquet.Kind{parquet.Byte
 func (f stringField) put(dst []parquet.Value, r *Row) []parquet.Value {
 	s := *f.at(r)
 	if s == "" {
-		return append(dst, parquet.Value{})
+		return dst
 	}
 	if !utf8.ValidString(s) {
 		s = strings.ToValidUTF8(s, "\uFFFD")
 	}
-	return append(dst, known(stringValue(s)))
+	dst = append(dst, stringValue(s))
+	dst[len(dst)-1].SetDefinitionLevel(1)
+	return dst
 }
 
 func (f stringField) newReader() fieldReader {
@@ -457,9 +462,8 @@ type listField[T item] struct {
 	wide bool
 }
 
-// Definition levels of a list column as this package writes it.
+// Definition levels of a list column as this package writes it; 0 is null.
 const (
-	listNull  = 0
 	listEmpty = 1
 	listItem  = 2
 )
@@ -470,24 +474,29 @@ func (f listField[T]) put(dst []parquet.Value, r *Row) []parquet.Value {
 	list := *f.at(r)
 	switch {
 	case list == nil:
-		return append(dst, parquet.Value{})
+		return dst
 	case len(list) == 0:
-		return append(dst, emptyList())
+		dst = append(dst, parquet.Value{})
+		dst[len(dst)-1].SetDefinitionLevel(listEmpty)
+		return dst
 	}
-	dst = slices.Grow(dst, len(list))
 	first := len(dst)
-	for _, x := range list {
-		var v parquet.Value
-		if f.wide {
-			v = parquet.Int64Value(int64(x))
-		} else {
-			v = parquet.Int32Value(int32(x))
+	dst = slices.Grow(dst, len(list))[:first+len(list)]
+	values := dst[first:]
+	if f.wide {
+		for i, x := range list {
+			values[i] = parquet.Int64Value(int64(x))
 		}
-		v.SetRepetitionLevel(1)
-		v.SetDefinitionLevel(listItem)
-		dst = append(dst, v)
+	} else {
+		for i, x := range list {
+			values[i] = parquet.Int32Value(int32(x))
+		}
 	}
-	dst[first].SetRepetitionLevel(0)
+	for i := range values {
+		values[i].SetRepetitionLevel(1)
+		values[i].SetDefinitionLevel(listItem)
+	}
+	values[0].SetRepetitionLevel(0)
 	return dst
 }
 
@@ -658,18 +667,6 @@ func (r *Row) AppendJSON(b []byte) []byte {
 
 // MarshalJSON is [Row.AppendJSON].
 func (r *Row) MarshalJSON() ([]byte, error) { return r.AppendJSON(nil), nil }
-
-// known is a value of an optional column. Null is the zero Value. Values carry
-// no column index: they are written column by column.
-func known(v parquet.Value) parquet.Value {
-	v.SetDefinitionLevel(1)
-	return v
-}
-
-func emptyList() (v parquet.Value) {
-	v.SetDefinitionLevel(listEmpty)
-	return v
-}
 
 // stringValue is s without a copy: values are not written to.
 func stringValue(s string) parquet.Value {

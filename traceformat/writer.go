@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/parquet-go/parquet-go"
 	"github.com/parquet-go/parquet-go/compress/zstd"
@@ -24,6 +25,9 @@ const (
 	batchRows  = 256
 	batchItems = 16384
 )
+
+// nulls is a batch of nothing: the zero Value is null.
+var nulls [batchRows]parquet.Value
 
 // A WriteOption changes how [Create] writes.
 type WriteOption func(*writeOptions)
@@ -53,6 +57,7 @@ type Writer struct {
 	pq         *parquet.Writer
 
 	values [][]parquet.Value // of the batch, by column
+	nulls  []int             // that follow them, by column
 	batch  int               // rows in it
 	items  int               // values in it
 	group  int               // rows in the row group, the batch included
@@ -89,6 +94,7 @@ func Create(path string, h *Header, opts ...WriteOption) (*Writer, error) {
 	w.buf = bufio.NewWriterSize(file, 1<<20)
 	w.pq = newParquetWriter(w.buf, w.opts.sorted)
 	w.values = make([][]parquet.Value, len(columns))
+	w.nulls = make([]int, len(columns))
 	return w, nil
 }
 
@@ -168,7 +174,16 @@ func (w *Writer) Write(r *Row) error {
 	for i := range columns {
 		before := len(w.values[i])
 		w.values[i] = columns[i].field.put(w.values[i], r)
-		n += len(w.values[i]) - before
+		put := len(w.values[i]) - before
+		switch {
+		case put == 0:
+			w.nulls[i]++
+			continue
+		case w.nulls[i] > 0:
+			w.values[i] = slices.Insert(w.values[i], before, nulls[:w.nulls[i]]...)
+			w.nulls[i] = 0
+		}
+		n += put
 	}
 	w.rows++
 	w.batch++
@@ -176,7 +191,7 @@ func (w *Writer) Write(r *Row) error {
 	w.items += n
 	// Eight bytes a value is right where it matters, which is lists.
 	w.bytes += int64(8*n + len(r.Extra))
-	if w.batch == batchRows || w.items >= batchItems+batchRows*len(columns) {
+	if w.batch == batchRows || w.items >= batchItems {
 		w.flushBatch()
 	}
 	if w.group == maxGroupRows || w.bytes >= maxGroupBytes {
@@ -205,7 +220,14 @@ func (w *Writer) flushBatch() {
 		return
 	}
 	for i, cw := range w.pq.ColumnWriters() {
-		n, err := cw.WriteRowValues(w.values[i])
+		values := w.values[i]
+		if len(values) == 0 {
+			values = nulls[:w.nulls[i]] // most columns of most traces
+		} else {
+			values = append(values, nulls[:w.nulls[i]]...)
+		}
+		w.nulls[i] = 0
+		n, err := cw.WriteRowValues(values)
 		if err == nil && n != w.batch {
 			err = fmt.Errorf("column %s took %d of %d rows", columns[i].name, n, w.batch)
 		}
@@ -213,10 +235,12 @@ func (w *Writer) flushBatch() {
 			w.fail(err)
 			return
 		}
+		if len(w.values[i]) > 0 {
+			w.values[i] = values[:0]
+		}
 		if cap(w.values[i]) > 4*batchItems {
 			w.values[i] = nil // one huge row must not cost memory for good
 		}
-		w.values[i] = w.values[i][:0]
 	}
 	w.batch, w.items = 0, 0
 }
