@@ -298,7 +298,7 @@ func (r *CacheRecord) Finish(ctx context.Context, stats *Stats) {
 
 // count takes the difference of the server's counters.
 func (r *CacheRecord) count(ctx context.Context) {
-	if r.cache == nil || !r.before.Queries.OK || !r.before.Hits.OK {
+	if r.cache == nil || r.info.Off || !r.before.Queries.OK || !r.before.Hits.OK {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settle)

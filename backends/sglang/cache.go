@@ -34,11 +34,9 @@ func (b *Backend) CacheStatus(ctx context.Context) (s backends.CacheStatus, err 
 		return s, err
 	}
 	page := string(answer)
-	if s.Queries = backends.CountMetric(page, "sglang:prompt_tokens_total"); s.Queries.OK {
-		// A counter that was never raised is not on the page.
-		s.Hits = backends.CountMetric(page, "sglang:cached_tokens_total")
-		s.Hits.OK = true
-	}
+	s.Queries = backends.CountMetric(page, "sglang:prompt_tokens_total")
+	s.Hits = backends.CountMetric(page, "sglang:cached_tokens_total")
+	s.Queries.OK, s.Hits.OK = true, true // a counter that was never raised is not on the page
 	return s, nil
 }
 

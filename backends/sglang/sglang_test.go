@@ -116,6 +116,9 @@ func TestProbe(t *testing.T) {
 	if i.Engine != "sglang" || i.Version != "0.5.23" || i.Model != "tiny" || i.MaxLen != 8190 || i.MaxPrompt != 8185 || i.MinID != 10 || i.VocabSize != 2745 {
 		t.Errorf("Probe = %+v", i)
 	}
+	if want := (backends.CacheInfo{Block: 1, Tokens: 65536, Salt: true}); i.Cache != want {
+		t.Errorf("Cache = %+v, want %+v", i.Cache, want)
+	}
 	for k, want := range map[string]string{"page_size": "1", "chunked_prefill_size": "4096", "schedule_policy": "fcfs", "disable_radix_cache": "false", "max_total_num_tokens": "65536", "vocab_source": "tokenize"} {
 		if i.Config[k] != want {
 			t.Errorf("Config[%s] = %q, want %q", k, i.Config[k], want)

@@ -101,6 +101,9 @@ func TestProbe(t *testing.T) {
 	if i.Engine != "vllm" || i.Version != "0.32.0" || i.Model != "tiny" || i.MaxLen != 8192 || i.MinID != 10 || i.VocabSize != 2745 || len(i.Warnings) != 0 {
 		t.Errorf("Probe = %+v", i)
 	}
+	if want := (backends.CacheInfo{Block: 128, Tokens: 32767 * 128, Salt: true}); i.Cache != want {
+		t.Errorf("Cache = %+v, want %+v", i.Cache, want)
+	}
 	for k, want := range map[string]string{"block_size": "128", "num_gpu_blocks": "32768", "enable_prefix_caching": "True", "user_specified_block_size": "False", "vocab_source": "tokenize"} {
 		if i.Config[k] != want {
 			t.Errorf("Config[%s] = %q, want %q", k, i.Config[k], want)
