@@ -64,8 +64,12 @@ func CreateDir(path string, m *Manifest, p *Plan, slos []metrics.SLO, force bool
 	if d.hlog, err = metrics.CreateLatencyLog(filepath.Join(path, LatencyFile), time.Now()); err != nil {
 		return nil, errors.Join(err, d.journal.Close())
 	}
+	to := p.Span()
+	if p.Waits() {
+		to = 0 // the last send, whenever that was
+	}
 	d.metrics = metrics.NewCollector(metrics.Config{
-		From: p.Warmup(), To: p.Span(), SLOs: slos, TokenIDs: !p.text, Planned: p.Rows,
+		From: p.Warmup(), To: to, SLOs: slos, TokenIDs: !p.text, Planned: p.Rows,
 	})
 	return d, nil
 }

@@ -251,6 +251,9 @@ func (p *Plan) Span() time.Duration {
 	return p.scale(p.Lap * time.Duration(p.Options.Loop))
 }
 
+// Waits reports whether sends depend on answers, so that Span is a guess.
+func (p *Plan) Waits() bool { return p.talks != nil }
+
 // Warmup is the part of the run that is played but not measured, in run time.
 func (p *Plan) Warmup() time.Duration { return p.scale(p.Options.Warmup) }
 

@@ -54,8 +54,12 @@ func (v *View) draw() {
 	}
 	l := v.Live.Snapshot(s.Elapsed, s.Tokens)
 	left := "draining"
-	if d := v.Plan.Span() - s.Elapsed; d > 0 && s.Sent+s.Shed < v.Plan.Rows {
-		left = units.Clock(d) + " left"
+	switch d := v.Plan.Span() - s.Elapsed; {
+	case s.Sent+s.Shed >= v.Plan.Rows:
+	case v.Plan.Waits():
+		left = "as the answers come"
+	default:
+		left = units.Clock(max(0, d)) + " left"
 	}
 	counts := fmt.Sprintf("sent %s of %s", units.Count(s.Sent), units.Count(v.Plan.Rows))
 	if s.Shed > 0 {

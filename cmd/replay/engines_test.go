@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -242,4 +243,44 @@ func TestEngineSGLang(t *testing.T) {
 	t.Run("v1", func(t *testing.T) {
 		playAzure(t, "--backend", "sglang", "--option", "api=v1", "--url", url, "--limit", "20", "--speedup", "0.2", "--too-long", "skip")
 	})
+}
+
+// A real coding session, turn by turn: vLLM's own count of cached tokens is
+// what the trace's blocks say, request by request.
+func TestEngineVLLMSession(t *testing.T) {
+	wanted(t, "vllm")
+	venv, model := filepath.Join(cacheDir(t), "vllm"), filepath.Join(cacheDir(t), "tiny", "llama")
+	script := filepath.Join(sharedDir(), "engines", "serve-vllm.sh")
+	trace := filepath.Join(sharedDir(), "traces", "kv-cache-tester", "trace_0527.json")
+	needs(t, filepath.Join(venv, "bin", "vllm"), model, script, trace)
+	t.Setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "1")
+	port := freePort(t)
+	const block = 64 // as the trace's
+	url := serve(t, port, "/health", 5*time.Minute, "bash", script, venv, model, port,
+		"--enable-prompt-tokens-details", "--max-model-len", "32768", "--block-size", strconv.Itoa(block))
+	rows := playAll(t, trace, "--backend", "vllm", "--url", url, "--sessions", "think", "--speedup", "20", "--too-long", "skip", "--limit", "14")
+	if len(rows) < 3 {
+		t.Fatalf("%d turns, want several", len(rows))
+	}
+	seen := map[uint64]bool{}
+	reused := 0
+	for _, r := range rows { // in the order of sending, which is that of answers: turns wait
+		n := 0
+		for _, id := range r.PrefixBlocks {
+			if !seen[id] {
+				break
+			}
+			n++
+		}
+		// vLLM computes at least the last token itself.
+		want := min(n*block, (int(r.PromptTokens.V)-1)/block*block)
+		if got := int(r.ServedCachedTokens.V); got != want {
+			t.Errorf("turn %d: %d cached tokens, the trace implies %d", r.Turn.V, got, want)
+		}
+		reused += want
+		for _, id := range r.PrefixBlocks {
+			seen[id] = true
+		}
+	}
+	t.Logf("%d turns, %d cached tokens, as implied", len(rows), reused)
 }
