@@ -10,8 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-
-	"reprise/internal/llmapi"
 )
 
 // FindVocab fills i.MinID and i.VocabSize: a range of token ids that are safe to
@@ -70,22 +68,15 @@ var samples = [...]string{
 }
 
 // tokenized returns the range of ids that /tokenize gives for the samples, 0, 0
-// if there is none. vLLM and SGLang take the text as prompt, llama.cpp as
-// content; neither minds the other.
+// if there is none.
 func (c Config) tokenized(ctx context.Context, model string) (lo, hi int, err error) {
 	lo = -1
 	for _, s := range samples {
-		b := append([]byte(`{"model":`), llmapi.AppendString(nil, model)...)
-		b = llmapi.AppendString(append(b, `,"prompt":`...), s)
-		b = llmapi.AppendString(append(b, `,"content":`...), s)
-		b = append(b, `,"add_special_tokens":false}`...)
-		var r struct {
-			Tokens []uint32 `json:"tokens"`
-		}
-		if err = c.AskJSON(ctx, "/tokenize", b, &r); err != nil {
+		ids, err := c.tokenize(ctx, model, s, false)
+		if err != nil {
 			return 0, 0, err
 		}
-		for _, id := range r.Tokens {
+		for _, id := range ids {
 			hi = max(hi, int(id)+1)
 			if lo < 0 || int(id) < lo {
 				lo = int(id)

@@ -120,6 +120,38 @@ func (b *Backend) shape(engine string) {
 // TokenIDs implements [backends.Backend].
 func (b *Backend) TokenIDs() bool { return b.ids }
 
+// Tokenize returns the ids of text, without special tokens.
+func (b *Backend) Tokenize(ctx context.Context, text string) ([]uint32, error) {
+	if b.engine == hosted {
+		return nil, backends.ErrNoTokenizer
+	}
+	return b.conf.Tokenize(ctx, b.model, text)
+}
+
+// TokenizePrompt returns the ids of the prompt that the server makes of text.
+func (b *Backend) TokenizePrompt(ctx context.Context, text string) ([]uint32, error) {
+	switch {
+	case b.engine == hosted:
+		return nil, backends.ErrNoTokenizer
+	case !b.conf.Chat:
+		return b.conf.TokenizeCompletion(ctx, b.model, text)
+	case b.engine != llamaCpp:
+		return b.conf.TokenizeChat(ctx, b.model, text)
+	}
+	// llama.cpp applies the template on one page and tokenises on another, as
+	// it does within a request.
+	var r struct {
+		Prompt string `json:"prompt"`
+	}
+	if err := b.conf.AskJSON(ctx, "/apply-template", append(backends.AppendMessage([]byte{'{'}, text), '}'), &r); err != nil {
+		if _, ok := errors.AsType[*backends.StatusError](err); ok {
+			err = fmt.Errorf("%w: %w", backends.ErrNoTokenizer, err)
+		}
+		return nil, err
+	}
+	return b.conf.TokenizeCompletion(ctx, b.model, r.Prompt)
+}
+
 // NewDecoder implements [backends.Backend].
 func (b *Backend) NewDecoder(c *backends.Call) backends.Decoder { return backends.NewDecoder(c) }
 

@@ -74,6 +74,16 @@ func New(c backends.Config) (*Backend, error) {
 // TokenIDs implements [backends.Backend].
 func (b *Backend) TokenIDs() bool { return !b.conf.Chat }
 
+// Tokenize returns the ids of text, without special tokens.
+func (b *Backend) Tokenize(ctx context.Context, text string) ([]uint32, error) {
+	return b.conf.Tokenize(ctx, b.model, text)
+}
+
+// TokenizePrompt returns the ids of the prompt that the server makes of text.
+func (b *Backend) TokenizePrompt(ctx context.Context, text string) ([]uint32, error) {
+	return b.conf.TokenizeChat(ctx, b.model, text)
+}
+
 // NewDecoder implements [backends.Backend].
 func (b *Backend) NewDecoder(c *backends.Call) backends.Decoder { return backends.NewDecoder(c) }
 

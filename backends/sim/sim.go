@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
+	"strings"
 
 	"reprise/backends"
 	"reprise/backends/sim/server"
@@ -40,6 +41,19 @@ func New(c backends.Config) (*Backend, error) {
 		return nil, fmt.Errorf("sim: %w", err)
 	}
 	return &Backend{Backend: v, conf: c}, nil
+}
+
+// Words returns words of the simulated vocabulary: a text of them, each after a
+// space, has as many tokens. They are as few as an honest vocabulary of a small
+// model has, spread over all of it.
+func (b *Backend) Words() []string {
+	const n = 4096
+	words := make([]string, n)
+	for i := range words {
+		id := server.VocabLow + i*(server.VocabEnd-server.VocabLow)/n
+		words[i] = strings.TrimPrefix(server.Detokenize([]uint32{uint32(id)}), " ")
+	}
+	return words
 }
 
 // Probe implements [backends.Backend].

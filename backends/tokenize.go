@@ -1,0 +1,68 @@
+package backends
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"reprise/internal/llmapi"
+)
+
+// ErrNoTokenizer says that a server does not tell how it cuts text into tokens.
+var ErrNoTokenizer = errors.New("the server does not tell how it cuts text into tokens")
+
+// Tokenize returns the token ids that the server's /tokenize gives for text,
+// without the special tokens that a prompt would begin with. A server that has
+// no such page, or refuses, gives an error wrapping [ErrNoTokenizer].
+func (c Config) Tokenize(ctx context.Context, model, text string) ([]uint32, error) {
+	return noTokenizer(c.tokenize(ctx, model, text, false))
+}
+
+// TokenizeCompletion is Tokenize with the special tokens that a text prompt of
+// the completions endpoint begins with.
+func (c Config) TokenizeCompletion(ctx context.Context, model, text string) ([]uint32, error) {
+	return noTokenizer(c.tokenize(ctx, model, text, true))
+}
+
+// TokenizeChat returns the token ids of a chat with one message of the user, in
+// the server's own template, as vLLM and SGLang give them.
+func (c Config) TokenizeChat(ctx context.Context, model, text string) ([]uint32, error) {
+	b := llmapi.AppendString([]byte(`{"model":`), model)
+	b = append(AppendMessage(append(b, ','), text), '}')
+	return noTokenizer(c.askTokens(ctx, b))
+}
+
+// AppendMessage appends the member "messages" of a request: one message of the
+// user.
+func AppendMessage(dst []byte, text string) []byte {
+	dst = append(dst, `"messages":[{"role":"user","content":`...)
+	return append(llmapi.AppendString(dst, text), `}]`...)
+}
+
+// tokenize asks in all dialects at once: vLLM and SGLang take the text as
+// prompt, llama.cpp as content; neither minds the other.
+func (c Config) tokenize(ctx context.Context, model, text string, special bool) ([]uint32, error) {
+	b := llmapi.AppendString([]byte(`{"model":`), model)
+	b = llmapi.AppendString(append(b, `,"prompt":`...), text)
+	b = llmapi.AppendString(append(b, `,"content":`...), text)
+	return c.askTokens(ctx, fmt.Appendf(b, `,"add_special_tokens":%t,"add_special":%t}`, special, special))
+}
+
+func (c Config) askTokens(ctx context.Context, body []byte) ([]uint32, error) {
+	var r struct {
+		Tokens []uint32 `json:"tokens"`
+	}
+	if err := c.AskJSON(ctx, "/tokenize", body, &r); err != nil {
+		return nil, err
+	}
+	return r.Tokens, nil
+}
+
+// noTokenizer marks the errors of a server that answers and has no tokens.
+func noTokenizer(ids []uint32, err error) ([]uint32, error) {
+	if e, ok := errors.AsType[*StatusError](err); ok && e.Status < http.StatusInternalServerError || ok && e.Status == http.StatusNotImplemented {
+		return nil, fmt.Errorf("%w: %w", ErrNoTokenizer, err)
+	}
+	return ids, err
+}
