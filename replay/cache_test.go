@@ -558,3 +558,86 @@ func BenchmarkCachePlan(b *testing.B) {
 		})
 	}
 }
+
+// countingCache is a server whose counters are what each look finds.
+type countingCache struct {
+	fakeCache
+	looks []backends.CacheStatus
+}
+
+func (f *countingCache) CacheStatus(context.Context) (backends.CacheStatus, error) {
+	if len(f.looks) == 0 {
+		return backends.CacheStatus{}, errors.New("connection refused")
+	}
+	s := f.looks[0]
+	if len(f.looks) > 1 {
+		f.looks = f.looks[1:]
+	}
+	return s, nil
+}
+
+// What the counters say where answers do not, and when they are not believed.
+func TestCacheFinish(t *testing.T) {
+	look := func(running, queries, hits int64) backends.CacheStatus {
+		return backends.CacheStatus{Known: true, Running: running, Queries: traceformat.Some(queries), Hits: traceformat.Some(hits)}
+	}
+	none := traceformat.Opt[float64]{}
+	for _, tt := range []struct {
+		name       string
+		looks      []backends.CacheStatus
+		answers    bool // say how many tokens were cached
+		counters   *CacheCounters
+		difference traceformat.Opt[float64]
+		note       string
+		within     time.Duration
+	}{
+		{name: "answers say nothing", looks: []backends.CacheStatus{look(0, 1000, 500), look(0, 1256, 596)},
+			counters: &CacheCounters{Queries: 256, Hits: 96, Hit: 0.375}, difference: traceformat.Some(-0.0625)},
+		{name: "counters that trail behind", looks: []backends.CacheStatus{look(0, 1000, 500), look(1, 1128, 500), look(0, 1128, 500), look(0, 1256, 612)}, answers: true,
+			counters: &CacheCounters{Queries: 256, Hits: 112, Hit: 0.4375}, difference: traceformat.Some(0.0), within: 500 * time.Millisecond},
+		{name: "counters that never come", looks: []backends.CacheStatus{look(0, 1000, 500)}, answers: true,
+			counters: &CacheCounters{}, difference: traceformat.Some(0.0), within: settle},
+		{name: "other clients", looks: []backends.CacheStatus{look(0, 0, 0), look(0, 300, 112)}, answers: true,
+			counters: &CacheCounters{Queries: 300, Hits: 112, Hit: 112.0 / 300}, difference: traceformat.Some(0.0), note: "hold other clients"},
+		{name: "a restart", looks: []backends.CacheStatus{look(0, 1000, 500), look(0, 256, 112)}, answers: true, difference: traceformat.Some(0.0), note: "restarted"},
+		{name: "no counters", looks: []backends.CacheStatus{{}}, difference: none},
+		{name: "a server that is gone", difference: none},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tally := newCacheTally(16, backends.CacheInfo{Block: 16})
+				for id := range 2 {
+					var row traceformat.Row
+					row.ID, row.PrefixBlocks = int64(id), []uint64{1, 2, 3, 4, 5, 6, 7, 8}
+					implied := tally.plan(&row.Request, 0, 128, 1, true) // none, then 112
+					if tt.answers {
+						row.ServedPromptTokens, row.ServedCachedTokens = traceformat.Some[int32](128), traceformat.Some(int32(implied))
+					}
+					tally.answered(&row, implied)
+				}
+				f := &countingCache{looks: tt.looks}
+				p := &Plan{Options: Defaults()}
+				r, err := p.PrepareCache(t.Context(), f, &backends.Info{}, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				start := time.Now()
+				ended, cancel := context.WithCancel(t.Context())
+				cancel() // as after an interrupt
+				r.Finish(ended, &Stats{cache: tally})
+				if took := time.Since(start); took != tt.within {
+					t.Errorf("took %v, want %v", took, tt.within)
+				}
+				if r.Implied.UnlimitedReusable != 112 || r.Implied.Unlimited != 128 || (r.Reported != nil) != tt.answers {
+					t.Errorf("implied %+v, reported %+v", r.Implied, r.Reported)
+				}
+				if (r.Counters == nil) != (tt.counters == nil) || r.Counters != nil && *r.Counters != *tt.counters || r.Difference != tt.difference {
+					t.Errorf("counters %+v, difference %v; want %+v, %v", r.Counters, r.Difference, tt.counters, tt.difference)
+				}
+				if got := strings.Join(r.Notes, "; "); !strings.Contains(got, tt.note) || (got == "") != (tt.note == "") {
+					t.Errorf("notes %q, want %q", got, tt.note)
+				}
+			})
+		})
+	}
+}
