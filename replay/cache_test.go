@@ -209,7 +209,7 @@ func TestCacheModelAgainstTokens(t *testing.T) {
 		if info.Tokens = 1 << 30; rng.IntN(2) == 0 {
 			tally = newCacheTally(size, info)
 		}
-		ps := newPrompts(seed, Vocabulary{Low: 10, Size: 30000}, size)
+		ps := newPrompts(seed, Vocabulary{Low: 10, Size: 30000}, size, 0)
 		var rows []traceformat.Row
 		for id := range 60 {
 			var r traceformat.Row

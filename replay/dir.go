@@ -69,7 +69,7 @@ func CreateDir(path string, m *Manifest, p *Plan, slos []metrics.SLO, force bool
 		to = 0 // the last send, whenever that was
 	}
 	d.metrics = metrics.NewCollector(metrics.Config{
-		From: p.Warmup(), To: to, SLOs: slos, TokenIDs: !p.text, Planned: p.Rows,
+		From: p.Warmup(), To: to, SLOs: slos, TokenIDs: p.Words == nil, Planned: p.Rows,
 	})
 	return d, nil
 }

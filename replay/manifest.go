@@ -39,6 +39,8 @@ type Manifest struct {
 	Trace   TraceRef `json:"trace"`
 	Plan    PlanRef  `json:"plan"`
 	Server  Server   `json:"server"`
+	// Words says what prompts are made of that went as text.
+	Words *Words `json:"words,omitempty"`
 	// Cache says what the server's prefix cache held and gave.
 	Cache *CacheRecord `json:"cache,omitempty"`
 	Host  Host         `json:"host"`
@@ -76,6 +78,7 @@ type PlanRef struct {
 	All          int64            `json:"requests_of_all_shards"`
 	Text         bool             `json:"prompts_as_text"` // and not as token ids
 	Clipped      int64            `json:"requests_clipped"`
+	Lengthened   int64            `json:"requests_lengthened,omitempty"` // to what the chat template leaves room for
 	Skipped      map[string]int64 `json:"rows_skipped,omitempty"`
 	PromptTokens int64            `json:"prompt_tokens"`
 	OutputTokens int64            `json:"output_tokens"`
@@ -109,8 +112,8 @@ type Host struct {
 // ref is what the manifest keeps of the plan.
 func (p *Plan) ref() PlanRef {
 	return PlanRef{
-		Digest: p.Digest, Base: p.Base, Lap: p.Lap, Span: p.Span(), Warmup: p.Warmup(), Rows: p.Rows, All: p.All, Text: p.text,
-		Clipped: p.Clipped, Skipped: p.Skipped, PromptTokens: p.PromptTokens, OutputTokens: p.OutputTokens,
+		Digest: p.Digest, Base: p.Base, Lap: p.Lap, Span: p.Span(), Warmup: p.Warmup(), Rows: p.Rows, All: p.All, Text: p.Words != nil,
+		Clipped: p.Clipped, Lengthened: p.Lengthened, Skipped: p.Skipped, PromptTokens: p.PromptTokens, OutputTokens: p.OutputTokens,
 		PeakRate: p.PeakRate, Connections: min(p.Connections, maxWarm), MaxLen: p.MaxLen, VocabLow: p.Vocab.Low, VocabSize: p.Vocab.Size, Forced: p.Forced,
 	}
 }
@@ -122,6 +125,10 @@ func NewManifest(program string, args []string, p *Plan, trace string, s Server)
 		Trace: TraceRef{Name: filepath.Base(trace), Rows: p.Read, Header: p.Header},
 		Plan:  p.ref(), Server: s, Host: thisHost(),
 		Program: Program{Name: program, Version: "unknown", Go: runtime.Version()},
+		Words:   p.Words,
+	}
+	if p.Words != nil {
+		m.Warnings = append(m.Warnings, p.Words.Warnings...)
 	}
 	if b, ok := debug.ReadBuildInfo(); ok {
 		m.Program.Version = b.Main.Version

@@ -34,6 +34,7 @@ type Plan struct {
 
 	Read         int64            // rows of the trace that were looked at
 	Clipped      int64            // rows shortened to fit
+	Lengthened   int64            // rows lengthened to what the chat template leaves room for
 	Skipped      map[string]int64 // rows left out, by reason
 	PromptTokens int64            // to send, one lap
 	OutputTokens int64            // to ask for, one lap
@@ -45,8 +46,11 @@ type Plan struct {
 	// runs with the same digest and seed sent the same requests.
 	Digest string
 
+	// Words are what prompts are made of that go as text; nil where they go as
+	// token ids.
+	Words *Words
+
 	source  Source
-	text    bool // prompts go as text
 	prompts *prompts
 	talks   *conversations // nil where no turn waits
 	shares  []share
@@ -89,6 +93,9 @@ type Target struct {
 	VocabSize int  // ids below are safe to send, 0: unknown
 	MinID     int  // ids from here on are ordinary, 0: unknown
 	Text      bool // prompts go as text
+	// Words of FindWords, for prompts that go as text. Without them they are
+	// built in, and the length of a prompt is near what the row says.
+	Words *Words
 }
 
 // NewPlan reads the trace of src once and checks it against what the server
@@ -113,25 +120,32 @@ func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 	if t.MaxPrompt == 0 || t.MaxPrompt >= maxLen {
 		t.MaxPrompt = max(0, maxLen-1)
 	}
-	p := &Plan{Options: o, MaxLen: maxLen, MaxPrompt: t.MaxPrompt, Vocab: vocabulary(vocab, t.MinID), Skipped: map[string]int64{}, source: src, text: t.Text}
+	p := &Plan{Options: o, MaxLen: maxLen, MaxPrompt: t.MaxPrompt, Vocab: vocabulary(vocab, t.MinID), Skipped: map[string]int64{}, source: src}
 	if t.Text {
-		p.Vocab = Vocabulary{Size: uint32(len(words))}
+		p.Words = t.Words
+		if p.Words == nil {
+			p.Words = builtInWords()
+		}
+		p.Vocab = Vocabulary{Size: uint32(len(p.Words.list))}
+		if least := p.template() + 1; maxLen > 0 && (maxLen <= least || p.MaxPrompt < least) {
+			return nil, fmt.Errorf("the chat template's %d tokens leave no room in the model's context of %d", p.template(), maxLen)
+		}
 	}
 
 	if o.Sessions != SessionsRecorded || o.Concurrency > 0 {
 		p.talks = newConversations()
 	}
-	var long, missing notes
+	var odd oddities
 	var last time.Duration
 	var rate load
 	digest := sha256.New()
 	one, all := int64(0), int64(0) // rows of one lap, of this shard and of all
-	for it, err := range p.lap(0, &long, &missing) {
+	for it, err := range p.lap(0, &odd) {
 		if err != nil {
 			return nil, err
 		}
 		if all == 0 {
-			p.prompts = newPrompts(o.Seed, p.Vocab, int(p.Header.Blocks.Size))
+			p.prompts = newPrompts(o.Seed, p.Vocab, int(p.Header.Blocks.Size), p.head())
 		}
 		last = it.row.Arrival
 		all++
@@ -142,21 +156,28 @@ func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 			rate.add(it, it.due)
 		}
 		digestRow(digest, it)
-		p.prompts.learn(&it.row.Request, it.prompt)
+		p.prompts.learn(&it.row.Request, it.prompt-p.template())
 		if p.talks != nil {
 			if err := p.talks.add(it); err != nil {
 				return nil, err
 			}
 		}
 	}
-	if long.total > 0 && o.TooLong == Fail {
+	if long := &odd.long; long.total > 0 {
 		return nil, &PlanError{
 			Reason: fmt.Sprintf("do not fit into the model's context of %d tokens", maxLen),
 			Rows:   long.rows, Total: long.total,
 			Hint: "--too-long skip leaves them out, --too-long clip shortens them; both are counted in the result",
 		}
 	}
-	if missing.total > 0 && o.Missing == Fail {
+	if short := &odd.short; short.total > 0 {
+		return nil, &PlanError{
+			Reason: fmt.Sprintf("are shorter than the chat template, which takes %d tokens and at least a word", p.template()),
+			Rows:   short.rows, Total: short.total,
+			Hint: "--too-long skip leaves them out, --too-long clip sends the shortest prompt there is; both are counted in the result",
+		}
+	}
+	if missing := &odd.missing; missing.total > 0 && o.Missing == Fail {
 		return nil, &PlanError{
 			Reason: "have no known length", Rows: missing.rows, Total: missing.total,
 			Hint: "--missing skip leaves them out, and counts them in the result",
@@ -312,7 +333,7 @@ func (p *Plan) laps() iter.Seq2[*item, error] {
 // counts as a lap of its own: its requests and prompts are no other's.
 func (p *Plan) superposed(n int32) iter.Seq2[*item, error] {
 	if len(p.shares) == 1 && p.shares[0].keep >= 1 {
-		return p.lap(n, nil, nil)
+		return p.lap(n, nil)
 	}
 	return func(yield func(*item, error) bool) {
 		copies := int32(len(p.shares))
@@ -365,7 +386,7 @@ func (p *Plan) shifted(n, lap int32, s share) iter.Seq2[*item, error] {
 			if wrapped && s.offset == 0 {
 				continue
 			}
-			for it, err := range p.lap(n, nil, nil) {
+			for it, err := range p.lap(n, nil) {
 				if err == nil {
 					at := it.row.Arrival - p.Base + s.offset
 					if (at >= p.Lap) != wrapped || !s.keeps(p.Options.Seed, it) {
@@ -386,8 +407,8 @@ func (p *Plan) shifted(n, lap int32, s share) iter.Seq2[*item, error] {
 
 // lap yields the rows of one lap. The first pass, which NewPlan makes with
 // notes to fill, sets Header and Base and counts what is left out.
-func (p *Plan) lap(n int32, long, missing *notes) iter.Seq2[*item, error] {
-	first := long != nil
+func (p *Plan) lap(n int32, odd *oddities) iter.Seq2[*item, error] {
+	first := odd != nil
 	return func(yield func(*item, error) bool) {
 		rd, err := p.source()
 		if err != nil {
@@ -434,7 +455,7 @@ func (p *Plan) lap(n int32, long, missing *notes) iter.Seq2[*item, error] {
 				return
 			}
 			it.row, it.index = row, index
-			if !p.fit(&it, long, missing) {
+			if !p.fit(&it, odd) {
 				continue
 			}
 			taken++
@@ -462,8 +483,8 @@ func (e *UnsortedError) Unwrap() error { return traceformat.ErrUnsorted }
 func (e *UnsortedError) Hint() string { return "trace convert IN -o sorted.parquet sorts it" }
 
 // fit decides the lengths of a row, and whether it is sent at all.
-func (p *Plan) fit(it *item, long, missing *notes) bool {
-	first := long != nil
+func (p *Plan) fit(it *item, odd *oddities) bool {
+	first := odd != nil
 	skip := func(reason string) bool {
 		if first {
 			p.Skipped[reason]++
@@ -486,13 +507,13 @@ func (p *Plan) fit(it *item, long, missing *notes) bool {
 	}
 	if !ok1 || !ok2 || prompt == 0 || output == 0 {
 		if first && p.Options.Missing == Fail {
-			missing.add(it, fmt.Sprintf("prompt %s, output %s", length(r.PromptTokens), length(r.OutputTokens)))
+			odd.missing.add(it, fmt.Sprintf("prompt %s, output %s", length(r.PromptTokens), length(r.OutputTokens)))
 		}
 		return skip("no known length")
 	}
 	if prompt < 0 || output < 0 {
 		if first {
-			missing.add(it, fmt.Sprintf("prompt %s, output %s", length(r.PromptTokens), length(r.OutputTokens)))
+			odd.missing.add(it, fmt.Sprintf("prompt %s, output %s", length(r.PromptTokens), length(r.OutputTokens)))
 		}
 		return skip("no known length")
 	}
@@ -501,6 +522,23 @@ func (p *Plan) fit(it *item, long, missing *notes) bool {
 	choices := choices(&r.Request)
 	it.prompt, it.output = int(prompt), max(1, int(output)/choices)
 	defer func() { it.output *= choices }()
+	least := p.template() + 1
+	if it.prompt < least {
+		switch p.Options.TooLong {
+		case Skip:
+			return skip("shorter than the chat template")
+		case Clip:
+			it.prompt = least
+			if first {
+				p.Lengthened++
+			}
+		default:
+			if first {
+				odd.short.add(it, fmt.Sprintf("%d tokens", it.prompt))
+			}
+			return false
+		}
+	}
 	if p.MaxLen <= 0 || it.prompt+it.output <= p.MaxLen && it.prompt <= p.MaxPrompt {
 		return true
 	}
@@ -510,7 +548,7 @@ func (p *Plan) fit(it *item, long, missing *notes) bool {
 	case Clip:
 		// The prompt gives way first: its beginning, which it shares with
 		// others, stays. An answer longer than the context leaves one token.
-		it.output = min(it.output, p.MaxLen-1)
+		it.output = min(it.output, p.MaxLen-least)
 		it.prompt = min(it.prompt, p.MaxLen-it.output, p.MaxPrompt)
 		if first {
 			p.Clipped++
@@ -518,10 +556,26 @@ func (p *Plan) fit(it *item, long, missing *notes) bool {
 		return true
 	default:
 		if first {
-			long.add(it, fmt.Sprintf("%d + %d tokens", it.prompt, it.output))
+			odd.long.add(it, fmt.Sprintf("%d + %d tokens", it.prompt, it.output))
 		}
 		return false
 	}
+}
+
+// template is how many tokens the server adds to a prompt.
+func (p *Plan) template() int {
+	if p.Words == nil {
+		return 0
+	}
+	return p.Words.Template
+}
+
+// head is how many of them come before it.
+func (p *Plan) head() int {
+	if p.Words == nil {
+		return 0
+	}
+	return p.Words.Head
 }
 
 // choices is how many answers r asks for.
@@ -551,6 +605,9 @@ func length(o traceformat.Opt[int32]) string {
 	}
 	return "unknown"
 }
+
+// oddities are the rows that make a plan fail.
+type oddities struct{ long, short, missing notes }
 
 type notes struct {
 	rows  []RowNote

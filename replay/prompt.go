@@ -40,6 +40,7 @@ type prompts struct {
 	seed      uint64
 	vocab     Vocabulary
 	blockSize int
+	head      int // tokens that the server's template puts before a prompt, part of its first blocks
 
 	// What learn found out. taken maps (parent, first token) to the node that
 	// has it; salts holds the nodes that needed another first token.
@@ -65,8 +66,8 @@ const (
 	tailKind  = 0xe7037ed1a0b428db
 )
 
-func newPrompts(seed uint64, v Vocabulary, blockSize int) *prompts {
-	return &prompts{seed: seed, vocab: v, blockSize: blockSize, taken: map[uint64]uint64{}, salts: map[uint64]uint8{}}
+func newPrompts(seed uint64, v Vocabulary, blockSize, head int) *prompts {
+	return &prompts{seed: seed, vocab: v, blockSize: blockSize, head: head, taken: map[uint64]uint64{}, salts: map[uint64]uint8{}}
 }
 
 // mix is one round of a strong 64-bit mixer (the multiply-fold of wyhash).
@@ -75,15 +76,22 @@ func mix(a, b uint64) uint64 {
 	return hi ^ lo
 }
 
-// nodes yields the parts of a prompt of n tokens: the key and the length of
-// each block that the row names, then of the tail that it does not.
+// nodes yields the parts of a prompt of n tokens beside its template: the key
+// and the length of each block that the row names, then of the tail that it does
+// not. Of the first blocks, it is what the template's head leaves.
 func (p *prompts) nodes(r *traceformat.Request, n int, yield func(key uint64, tokens int)) {
 	if p.blockSize > 0 {
+		head := p.head
 		for _, id := range r.PrefixBlocks {
 			if n <= 0 {
 				return
 			}
-			size := min(p.blockSize, n)
+			if head >= p.blockSize {
+				head -= p.blockSize
+				continue
+			}
+			size := min(p.blockSize-head, n)
+			head = 0
 			yield(mix(blockKind, id), size)
 			n -= size
 		}

@@ -19,7 +19,7 @@ func commonPrefix(a, b []uint32) int {
 // blocks that the trace says they share, and differ at the very next token.
 func TestPromptsShareExactlyTheRecordedPrefix(t *testing.T) {
 	const size = 16
-	p := newPrompts(1, Vocabulary{Low: 1000, Size: 5000}, size)
+	p := newPrompts(1, Vocabulary{Low: 1000, Size: 5000}, size, 0)
 	var rows []traceformat.Request
 	// 600 branches under one system prompt, each with 3 continuations: far
 	// more sibling pairs than the vocabulary has tokens, so that unsalted first
@@ -72,7 +72,7 @@ func TestPromptsShareExactlyTheRecordedPrefix(t *testing.T) {
 }
 
 func TestPromptsPartialLastBlockIsAPrefixOfTheBlock(t *testing.T) {
-	p := newPrompts(7, Vocabulary{Low: 0, Size: 30000}, 512)
+	p := newPrompts(7, Vocabulary{Low: 0, Size: 30000}, 512, 0)
 	long := traceformat.Request{ID: 1, PrefixBlocks: []uint64{5, 6}}
 	a := p.append(nil, &long, 1024, 0)
 	b := p.append(nil, &long, 700, 0)
@@ -82,7 +82,7 @@ func TestPromptsPartialLastBlockIsAPrefixOfTheBlock(t *testing.T) {
 }
 
 func TestPromptsWithoutBlocksPartAtTheFirstToken(t *testing.T) {
-	p := newPrompts(3, Vocabulary{Low: 10, Size: 4096}, 0)
+	p := newPrompts(3, Vocabulary{Low: 10, Size: 4096}, 0, 0)
 	seen := map[uint32]int64{}
 	for id := range int64(2000) {
 		r := traceformat.Request{ID: id}
@@ -101,7 +101,7 @@ func TestPromptsWithoutBlocksPartAtTheFirstToken(t *testing.T) {
 }
 
 func TestPromptsLapsShareNothingWithEachOther(t *testing.T) {
-	p := newPrompts(3, Vocabulary{Low: 10, Size: 4096}, 16)
+	p := newPrompts(3, Vocabulary{Low: 10, Size: 4096}, 16, 0)
 	a := traceformat.Request{ID: 1, PrefixBlocks: []uint64{1, 2, 3}}
 	b := traceformat.Request{ID: 2, PrefixBlocks: []uint64{1, 2, 4}}
 	first := p.append(nil, &a, 48, 0)
@@ -119,7 +119,7 @@ func TestPromptsLapsShareNothingWithEachOther(t *testing.T) {
 // The same seed gives the same bytes in every process and version: a change
 // here breaks the pairing of old runs with new ones.
 func TestPromptsAreStable(t *testing.T) {
-	p := newPrompts(42, Vocabulary{Low: 1000, Size: 31000}, 4)
+	p := newPrompts(42, Vocabulary{Low: 1000, Size: 31000}, 4, 0)
 	got := p.append(nil, &traceformat.Request{ID: 9, PrefixBlocks: []uint64{1, 1 << 63}}, 10, 0)
 	want := []uint32{16696, 19552, 17974, 22653, 27304, 1262, 19899, 17658, 17322, 6944}
 	if !slices.Equal(got, want) {

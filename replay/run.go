@@ -241,12 +241,12 @@ func (r *run) encode(e *encoder, row *traceformat.Row, lap int32, prompt, output
 			r.queue.park()
 		}
 	}
-	e.ids = r.plan.prompts.append(e.ids[:0], &x.row.Request, prompt, lap)
+	e.ids = r.plan.prompts.append(e.ids[:0], &x.row.Request, prompt-r.plan.template(), lap)
 	call := x.call()
 	if r.Backend.TokenIDs() {
 		call.PromptIDs = e.ids
 	} else {
-		call.Text = e.text.write(e.ids)
+		call.Text = e.text.write(r.plan.Words, e.ids)
 	}
 	x.digest = promptDigest(e.ids, call.Text)
 	x.cached = r.cache.plan(&x.row.Request, lap, prompt, output, true)
