@@ -34,6 +34,7 @@ results are kept).`,
 			&cli.StringFlag{Name: "model", Usage: "`NAME` of the model at the server", DefaultText: "what the server says"},
 			&cli.StringSliceFlag{Name: "option", Usage: "`KEY=VALUE` for the backend, for example max-num-seqs=64 (sim), api=v1 (sglang)"},
 			&cli.BoolFlag{Name: "chat", Usage: "send text to the chat endpoint in place of token ids"},
+			&cli.StringFlag{Name: "tokenizer", Usage: "the model's tokenizer.json `FILE`: makes text prompts of exact length where the server has no /tokenize"},
 			&cli.StringFlag{Name: "api-key-env", Value: "REPRISE_API_KEY", Usage: "environment `VARIABLE` that holds the server's bearer token"},
 
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "run `DIR` to write", DefaultText: "run-DATE-TIME"},

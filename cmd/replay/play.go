@@ -53,6 +53,10 @@ func play(c *urfave.Context) error {
 	ctx, drain, done := signals(c.App.ErrWriter)
 	defer done()
 
+	file, err := loadTokenizer(c)
+	if err != nil {
+		return err
+	}
 	source, name, closeSource, err := openSource(c)
 	if err != nil {
 		return err
@@ -65,8 +69,13 @@ func play(c *urfave.Context) error {
 	}
 	defer srv.stop()
 
+	words, err := findWords(ctx, c, srv, file)
+	if err != nil {
+		return err
+	}
 	plan, err := replay.NewPlan(source, o, replay.Target{
-		MaxLen: srv.info.MaxLen, MaxPrompt: srv.info.MaxPrompt, VocabSize: srv.info.VocabSize, MinID: srv.info.MinID, Text: !srv.backend.TokenIDs(),
+		MaxLen: srv.info.MaxLen, MaxPrompt: srv.info.MaxPrompt, VocabSize: srv.info.VocabSize, MinID: srv.info.MinID,
+		Text: !srv.backend.TokenIDs(), Words: words,
 	})
 	if err != nil {
 		return explain(name, err)
@@ -277,6 +286,7 @@ type server struct {
 	backend backends.Backend
 	info    *backends.Info
 	header  []wire.Field
+	ask     func(ctx context.Context, path string, body []byte) (status int, answer []byte, err error)
 	process *sim.Process // of the embedded engine
 }
 
@@ -356,7 +366,7 @@ func connect(ctx context.Context, c *urfave.Context) (*server, error) {
 	if s.process == nil {
 		s.public = s.url
 	}
-	s.backend = b
+	s.backend, s.ask = b, conf.Ask
 	if conf.APIKey != "" {
 		s.header = []wire.Field{{Name: "Authorization", Value: "Bearer " + conf.APIKey}}
 	}
