@@ -14,7 +14,8 @@ $(PROGRAMS):
 
 demo: replay ## build, then play a small trace against the embedded engine
 	@rm -rf run-demo
-	bin/replay testdata/demo.parquet -o run-demo/
+	@# Status 3 is a run on a busy machine: the summary says so, and it is no failure of the demo.
+	bin/replay testdata/demo.parquet -o run-demo/ || [ $$? -eq 3 ]
 
 test: ## every test
 	go test ./...
