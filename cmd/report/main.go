@@ -1,0 +1,259 @@
+// Report says what runs and captures amount to, and joins the shards of a run.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"reprise/internal/cli"
+	"reprise/internal/metrics"
+	"reprise/internal/units"
+	"reprise/report"
+	"reprise/traceformat"
+	_ "reprise/traceformat/convert" // registers the public formats
+)
+
+func main() { os.Exit(cli.Main(app(), os.Args, os.Stdout, os.Stderr)) }
+
+func app() *ucli.App {
+	return &ucli.App{
+		Name:      "report",
+		UsageText: "report RUN [flags]\nreport merge SHARD... -o DIR [flags]",
+		Description: `Report prints what the rows of RUN amount to: whether the run did what its trace says,
+what became of the requests, latencies, rates, goodput. RUN is a run directory, or any
+trace that "trace info" reads. A run is measured over the window that it was planned
+with; a file alone has no plan, and its window ends with its last request.
+
+Examples:
+  report run/
+  report run/ --slo 'ttft<500ms' --slo 'tpot<50ms'
+  report run/ --metrics-as vllm
+  report run/ --json | jq .summary.ttft_ns.from_schedule
+  report merge shard-*/ -o run/
+
+Exit status is 0 if done, 1 if it failed, 2 for a usage error, 3 if the run is invalid or
+partial, 130 if interrupted.`,
+		Flags: []ucli.Flag{
+			&ucli.StringSliceFlag{Name: "slo", Usage: "goodput counts requests that meet it, for example 'ttft<500ms'; `METRIC<TIME` of ttft, tpot, e2e", DefaultText: "as the run was played"},
+			&ucli.StringFlag{Name: "metrics-as", Usage: "also print the figures by another `TOOL`'s formulas: " + strings.Join(metrics.Tools(), ", ")},
+			&ucli.StringFlag{Name: "format", Usage: "source `FORMAT` of a trace", DefaultText: "detected"},
+			jsonFlag(),
+		},
+		Action:   action(show),
+		Commands: []*ucli.Command{mergeCommand()},
+	}
+}
+
+func mergeCommand() *ucli.Command {
+	return &ucli.Command{
+		Name:      "merge",
+		Usage:     "join the shards of one run",
+		UsageText: "report merge SHARD... -o DIR [flags]",
+		Description: `Merge joins the run directories of all shards of one run (replay --shard i/n) into the
+one that a single big machine would have written: every row, and every figure computed
+from all rows. Trace, seed, all other options, build and server must be the same, each
+shard of n there once and no request in two; otherwise it says what differs and writes
+nothing. Repeats of a run are never pooled.
+
+Shards that are to count as one need one --start-at: the schedule is that of the one
+run, and a shard that began late has sent all its requests late. When it began is what
+the clock of its machine said: what clocks disagree by blurs the figures that are of
+several shards at a time (in flight, over time), and no latency.
+
+Examples:
+  report merge shard-*/ -o run/
+  report merge shard-0/ shard-2/ --partial -o run/
+
+Exit status is 0 if done, 1 if the shards are not of one run or cannot be read, 2 for a
+usage error, 3 if the joined run is invalid or partial, 130 if interrupted.`,
+		Flags: []ucli.Flag{
+			&ucli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "run `DIR` to write"},
+			&ucli.BoolFlag{Name: "force", Usage: "replace the run that is in DIR"},
+			&ucli.BoolFlag{Name: "partial", Usage: "go without missing shards: what they would have sent counts as never sent"},
+			jsonFlag(),
+		},
+		Action: action(merge),
+	}
+}
+
+func jsonFlag() ucli.Flag { return &ucli.BoolFlag{Name: "json", Usage: "print JSON"} }
+
+// action runs f under a context that the first Ctrl-C ends.
+func action(f func(context.Context, *ucli.Context) error) ucli.ActionFunc {
+	return func(c *ucli.Context) error {
+		ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		context.AfterFunc(ctx, stop)
+		return f(ctx, c)
+	}
+}
+
+func show(ctx context.Context, c *ucli.Context) error {
+	if c.NArg() != 1 {
+		return cli.Usagef("report run/; report --help lists the flags", "want one run or trace, got %d", c.NArg())
+	}
+	conf := report.Config{As: c.String("metrics-as")}
+	if c.IsSet("slo") {
+		slos, err := metrics.ParseSLOs(c.StringSlice("slo"))
+		if err != nil {
+			return cli.Usagef("report run/ --slo 'ttft<500ms' --slo 'tpot<50ms'", "%w", err)
+		}
+		conf.SLOs = slos
+	}
+	if f := c.String("format"); f != "" {
+		conf.Read = append(conf.Read, traceformat.WithFormat(f))
+	}
+	if conf.As != "" {
+		if _, err := metrics.NewAs(conf.As, 0); err != nil {
+			return cli.Usagef("", "--metrics-as: %w", err)
+		}
+	}
+	a, err := report.Analyse(ctx, c.Args().First(), conf)
+	if err != nil {
+		return explain(c.Args().First(), err)
+	}
+	if c.Bool("json") {
+		err = cli.WriteJSON(c.App.Writer, a)
+	} else {
+		err = render(c, a)
+	}
+	if err != nil {
+		return err
+	}
+	return verdict(a.State, a.Summary)
+}
+
+func merge(ctx context.Context, c *ucli.Context) error {
+	out := c.String("output")
+	switch {
+	case c.NArg() == 0:
+		return cli.Usagef("report merge shard-*/ -o run/", "merge: which shards?")
+	case out == "":
+		return cli.Usagef("report merge shard-*/ -o run/", "merge: where to?")
+	}
+	m, err := report.Merge(ctx, report.MergeConfig{
+		Shards: c.Args().Slice(), Out: out, Force: c.Bool("force"), Partial: c.Bool("partial"), Program: program(), Args: os.Args[1:],
+	})
+	if err != nil {
+		return explain("", err)
+	}
+	if c.Bool("json") {
+		err = cli.WriteJSON(c.App.Writer, m)
+	} else {
+		err = render(c, &report.Analysis{Name: filepath.Clean(out), State: m.State, Reason: m.Reason, Summary: m.Summary, Warnings: m.Warnings, Merge: m.Merge})
+	}
+	if err != nil {
+		return err
+	}
+	return verdict(m.State, m.Summary)
+}
+
+// verdict is the exit status of a report.
+func verdict(state string, s *metrics.Summary) error {
+	if s.Fidelity.Verdict == metrics.Invalid || state != "" && state != report.StateComplete {
+		return &cli.Error{Code: cli.Invalid}
+	}
+	return nil
+}
+
+// explain adds the next step to what the report says.
+func explain(name string, err error) error {
+	if e, ok := errors.AsType[*report.MergeError](err); ok {
+		return &cli.Error{Code: cli.Failed, Err: err, Hint: e.Hint}
+	}
+	if path, ok := errors.AsType[*fs.PathError](err); ok && errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%s: no such file", path.Path)
+		if filepath.Base(path.Path) == "run.json" {
+			return &cli.Error{Code: cli.Failed, Err: err, Hint: "want a run directory, as replay -o DIR writes it"}
+		}
+		return err
+	}
+	if row, ok := errors.AsType[*traceformat.RowError](err); ok && row.Row < 0 && row.Name == name && errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: no such file", name)
+	}
+	return err
+}
+
+// render prints an analysis for a person.
+func render(c *ucli.Context, a *report.Analysis) error {
+	w := c.App.Writer
+	color := cli.IsTerminal(w) && os.Getenv("NO_COLOR") == ""
+	if err := metrics.RenderText(w, a.Summary, cli.Columns(w, 88), color); err != nil {
+		return err
+	}
+	if a.Figures != nil {
+		fmt.Fprintln(w)
+		if err := metrics.RenderFigures(w, a.As, a.Figures); err != nil {
+			return err
+		}
+	}
+	if j := a.Merge; j != nil {
+		fmt.Fprintln(w)
+		t := &cli.Table{Head: []string{"shard", "directory", "requests", "began, by its clock", "send error", "verdict"}}
+		for i := range j.Shards {
+			s := &j.Shards[i]
+			send := ""
+			if f := &s.Fidelity; f.SendError.OK {
+				send = fmt.Sprintf("%s %s", f.SendErrorOf, f.SendError.V)
+			}
+			state := s.Fidelity.Verdict
+			if s.State != report.StateComplete {
+				state += ", " + s.State
+			}
+			t.Row(fmt.Sprintf("%d/%d", s.Index, j.Of), s.Dir, units.Count(s.Rows), began(s), send, state)
+		}
+		if err := t.Write(w, ""); err != nil {
+			return err
+		}
+	}
+	for _, warning := range a.Warnings {
+		fmt.Fprintf(c.App.ErrWriter, "warning: %s\n", warning)
+	}
+	state := ""
+	switch {
+	case a.State == "" || a.State == report.StateComplete:
+	case a.Reason != "":
+		state = ", partial: " + a.Reason
+	default:
+		state = ", " + a.State
+	}
+	_, err := fmt.Fprintf(w, "\nrun: %s%s\n", a.Name, state)
+	return err
+}
+
+// began prints where a shard's zero lies on the axis of the run.
+func began(s *report.Shard) string {
+	switch d := s.Offset; {
+	case d < 0:
+		return "-" + units.Duration(-d)
+	default:
+		return "+" + units.Duration(d)
+	}
+}
+
+// program is what run.json says of this one.
+func program() report.Program {
+	p := report.Program{Name: "report merge", Version: cli.Version()}
+	if b, ok := debug.ReadBuildInfo(); ok {
+		p.Go = b.GoVersion
+		for _, s := range b.Settings {
+			switch s.Key {
+			case "vcs.revision":
+				p.Revision = s.Value
+			case "vcs.modified":
+				p.Modified = s.Value == "true"
+			}
+		}
+	}
+	return p
+}
