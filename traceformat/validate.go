@@ -177,7 +177,7 @@ func (v *validator) conversation(r *Row) {
 		if r.Think.V < 0 {
 			v.fault("think", "think_ns is %d", int64(r.Think.V))
 		}
-		if r.Turn.OK && r.Turn.V == 0 && !r.Parent.OK {
+		if r.Think.V > 0 && r.Turn.OK && r.Turn.V == 0 && !r.Parent.OK {
 			v.fault("think", "the first turn of a session has nothing to think about")
 		}
 	}
