@@ -21,9 +21,10 @@ import (
 //
 // A chat template stands before every prompt, as part of its first block: two
 // prompts that share k recorded blocks share their first k × block size tokens
-// as in the record, and two that share none share the template's head. Where
-// only the size of the template is known, not how much of it stands before the
-// message, blocks begin with the message.
+// as in the record, and two that share none share the template's head. What the
+// template puts after a prompt takes the place of its last tokens, which may be
+// of a shared block. Where only the size of the template is known, not how much
+// of it stands before the message, blocks begin with the message.
 type Words struct {
 	// Source says where the words come from.
 	Source WordSource `json:"source"`
@@ -417,14 +418,15 @@ func (f *finder) byTokenizer(ctx context.Context, words []word, noSpace bool) (b
 // byUsage asks for one token after prompts of three lengths. The prompts are
 // salted where the server can keep them apart from those of the run.
 func (f *finder) byUsage(ctx context.Context, words []word, noSpace bool) (bool, error) {
-	// Without the space, a word of one token may become two: such words come
-	// first in two of the prompts, to tell a template that cuts the space off.
-	var split []word
-	if !noSpace {
-		for _, c := range words {
-			if !c.bare {
-				split = append(split, c)
-			}
+	// A template that cuts the first space off shows in words that are one token
+	// with it and more without: the first prompts begin with such, the last does
+	// not.
+	var split, sound []word
+	for _, c := range words {
+		if c.bare {
+			sound = append(sound, c)
+		} else {
+			split = append(split, c)
 		}
 	}
 	least := len(words)
@@ -436,10 +438,13 @@ func (f *finder) byUsage(ctx context.Context, words []word, noSpace bool) (bool,
 	for k, n := range sizes {
 		chosen := f.pick(words, n)
 		if n == len(words) {
-			chosen = words
+			chosen = slices.Clone(words)
 		}
-		if k < 2 && len(split) > 0 {
+		switch {
+		case k < 2 && len(split) > 0:
 			chosen[0] = split[f.rand.IntN(len(split))]
+		case k == 2 && len(sound) > 0 && len(split) > 0:
+			chosen[0] = sound[f.rand.IntN(len(sound))]
 		}
 		used, err := f.probe(ctx, f.text(chosen, noSpace))
 		if err != nil {
