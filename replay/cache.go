@@ -80,8 +80,8 @@ type CacheRecord struct {
 	Mode  CacheMode   `json:"mode"`
 	Salt  string      `json:"salt,omitempty"`
 	Flush *CacheFlush `json:"flush,omitempty"`
-	// Implied covers every request that was made ready, those sent and those
-	// shed. It is null where the trace does not say what prompts share.
+	// Implied covers every request that was sent. It is null where the trace
+	// does not say what prompts share.
 	Implied *CacheImplied `json:"implied,omitempty"`
 	// Reported covers the answers that came with a count of cached tokens, null
 	// where none did.
@@ -130,7 +130,7 @@ type CacheImplied struct {
 }
 
 // CacheReported is what the server said, answer by answer, and what the trace
-// implies for the same requests.
+// implies for the same requests, where it implies anything.
 type CacheReported struct {
 	Requests     int64   `json:"requests"`
 	PromptTokens int64   `json:"prompt_tokens"`
@@ -139,6 +139,7 @@ type CacheReported struct {
 	Exact        int64   `json:"requests_exact"` // as implied, to the token
 	More         int64   `json:"requests_more"`  // more was found than implied
 	Less         int64   `json:"requests_less"`
+	Beyond       int64   `json:"requests_beyond"` // more than in an unlimited cache: not from this run
 	Hit          float64 `json:"hit"`
 }
 
@@ -328,13 +329,13 @@ func (r *CacheRecord) count(ctx context.Context) {
 // doubt notes what speaks against the figures.
 func (r *CacheRecord) doubt() {
 	rep, c := r.Reported, r.Counters
-	if rep != nil && r.Implied != nil && rep.More > 0 {
+	if rep != nil && r.Implied != nil && rep.Beyond > 0 {
 		why := "something else shares their prefixes"
 		if r.Mode == CacheWarm {
 			why = "the cache was warm from before the run"
 		}
 		r.Notes = append(r.Notes, fmt.Sprintf("%s of %s requests found more in the cache than the trace implies: %s",
-			units.Count(rep.More), units.Count(rep.Requests), why))
+			units.Count(rep.Beyond), units.Count(rep.Requests), why))
 	}
 	if rep != nil && c != nil && !r.shard && c.Queries > rep.PromptTokens+rep.PromptTokens/100 {
 		r.Notes = append(r.Notes, fmt.Sprintf("the server looked up %s tokens, of which this run's answers account for %s: its counters hold other clients, or requests that did not end well",
@@ -416,14 +417,20 @@ func points(d float64) string {
 	return fmt.Sprintf("%+.3g points", 100*d)
 }
 
-// A cacheTally plays the prompts of a run against models of a prefix cache as
-// they are made ready, and compares what the server says. Its memory is bounded:
-// see [traceinfo.PrefixCache].
+// A cacheTally plays the prompts of a run against models of a prefix cache, in
+// the order of sending, and compares what the server says. Its memory is
+// bounded: see [traceinfo.PrefixCache].
+//
+// The sender only notes what it sends. All else is done where answers are
+// recorded.
 type cacheTally struct {
 	size int // tokens in a block of the trace
 	info backends.CacheInfo
 
-	mu sync.Mutex
+	mu    sync.Mutex
+	queue []*exchange // sent, not played yet
+	spare []*exchange
+
 	// trace is in blocks of the trace, nil where it has none. blocks is in
 	// blocks of the engine, nil where those are unknown or so small that they
 	// are counted by the trace's: a node for each token would be too many.
@@ -431,6 +438,13 @@ type cacheTally struct {
 	ids           []uint64
 	planned       CacheImplied
 	reported      CacheReported
+}
+
+// implied is how many tokens of a prompt the trace implies to be in the cache
+// of the engine.
+type implied struct {
+	cached    int // at its capacity, if that is known
+	unlimited int
 }
 
 // smallBlock is the least block of an engine that is modelled as it is.
@@ -457,16 +471,32 @@ func newCacheTally(size int, info backends.CacheInfo) *cacheTally {
 	return t
 }
 
-// plan plays one request, in the order of sending, and returns the cached
-// tokens that the trace implies for it at the engine. mine is false for one
-// that another process sends to the same server.
-func (t *cacheTally) plan(r *traceformat.Request, lap int32, prompt, output int, mine bool) int {
+// sent notes that x is sent, or one of another shard about to be.
+func (t *cacheTally) sent(x *exchange) {
 	if t.trace == nil {
-		return 0
+		return
 	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.queue = append(t.queue, x)
+	t.mu.Unlock()
+}
 
+// play catches up with the sender.
+func (t *cacheTally) play() {
+	t.mu.Lock()
+	queue := t.queue
+	t.queue = t.spare[:0]
+	t.mu.Unlock()
+	for _, x := range queue {
+		x.implied = t.plan(&x.row.Request, x.row.Lap, x.prompt, x.output, !x.others)
+	}
+	clear(queue)
+	t.spare = queue
+}
+
+// plan plays one request. mine is false for one that another process sends to
+// the same server.
+func (t *cacheTally) plan(r *traceformat.Request, lap int32, prompt, output int, mine bool) implied {
 	// By the trace's blocks. An id stands for a prefix in most traces; chained,
 	// it does in all. A block that is cut short is another than the whole.
 	t.ids = t.ids[:0]
@@ -512,9 +542,9 @@ func (t *cacheTally) plan(r *traceformat.Request, lap int32, prompt, output int,
 		}
 	}
 	if t.planned.AtCapacity.OK {
-		return atCapacity
+		return implied{atCapacity, reusable}
 	}
-	return reusable
+	return implied{reusable, reusable}
 }
 
 // reusable is what an engine reuses of a shared prefix.
@@ -549,21 +579,26 @@ func (t *cacheTally) engineBlocks(r *traceformat.Request, own uint64, lap int32,
 	return t.ids
 }
 
-// answered compares what the server said of a request with what was implied.
-func (t *cacheTally) answered(row *traceformat.Row, implied int) {
-	cached, ok := row.ServedCachedTokens.Get()
-	prompt, known := row.ServedPromptTokens.Get()
+// answered compares what the server said of x with what was implied.
+func (t *cacheTally) answered(x *exchange) {
+	t.play()
+	cached, ok := x.row.ServedCachedTokens.Get()
+	prompt, known := x.row.ServedPromptTokens.Get()
 	if !ok || !known {
 		return
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	r := &t.reported
 	r.Requests++
 	r.PromptTokens += int64(prompt)
 	r.Cached += int64(cached)
-	r.Implied += int64(implied)
-	switch d := int(cached) - implied; {
+	if t.trace == nil {
+		return
+	}
+	r.Implied += int64(x.implied.cached)
+	if int(cached) > x.implied.unlimited {
+		r.Beyond++
+	}
+	switch d := int(cached) - x.implied.cached; {
 	case d == 0:
 		r.Exact++
 	case d > 0:

@@ -162,7 +162,8 @@ func TestCacheModes(t *testing.T) {
 
 // Random conversations on a cache too small for them: every request finds what
 // the model says, to the block. Lengths are such that no block stays unfinished
-// (those are given away first, which the model leaves out).
+// (those are given away first, which the model leaves out). Sessions are played
+// one after the other, in another order than the trace's.
 func TestCacheAtCapacity(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	trace := blocksOf(32)
@@ -182,6 +183,9 @@ func TestCacheAtCapacity(t *testing.T) {
 		path = path[:min(len(path), 12)]
 		talks = append(talks, path)
 		trace.request(32*len(path)+11, 6, path...) // 16 more tokens, one of them not computed
+	}
+	for i := range trace.rows {
+		trace.rows[i].Session = traceformat.Some(int64(i % 5))
 	}
 	b, info, url := startSim(t, map[string]string{"preset": "llama-3-8b@h100", "num-gpu-blocks": "49"})
 	r, _ := oneByOne(t, trace, "cold", b, info, url)
@@ -248,7 +252,7 @@ func TestCacheModelAgainstTokens(t *testing.T) {
 			}
 			sent = append(sent, tokens)
 			want := min(common, n-1) / info.Block * info.Block
-			if got := tally.plan(&r.Request, lap, n, 3, true); got != want {
+			if got := tally.plan(&r.Request, lap, n, 3, true).unlimited; got != want {
 				t.Fatalf("seed %d, blocks of %d and %d, request %d of %d tokens, blocks %v: implied %d, the tokens say %d", seed, size, info.Block, id, n, r.PrefixBlocks, got, want)
 			}
 		}
@@ -298,7 +302,7 @@ func TestCacheModel(t *testing.T) {
 			var prompts, mine int64
 			for i, a := range tt.asks {
 				r := &traceformat.Request{ID: int64(i), PrefixBlocks: a.blocks}
-				if got := tally.plan(r, a.lap, a.prompt, a.output, !a.other); got != a.want {
+				if got := tally.plan(r, a.lap, a.prompt, a.output, !a.other).cached; got != a.want {
 					t.Errorf("request %d: %d tokens implied, want %d", i, got, a.want)
 				}
 				if !a.other {
@@ -607,13 +611,12 @@ func TestCacheFinish(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				tally := newCacheTally(16, backends.CacheInfo{Block: 16})
 				for id := range 2 {
-					var row traceformat.Row
-					row.ID, row.PrefixBlocks = int64(id), []uint64{1, 2, 3, 4, 5, 6, 7, 8}
-					implied := tally.plan(&row.Request, 0, 128, 1, true) // none, then 112
-					if tt.answers {
-						row.ServedPromptTokens, row.ServedCachedTokens = traceformat.Some[int32](128), traceformat.Some(int32(implied))
+					x := &exchange{prompt: 128, output: 1}
+					x.row.ID, x.row.PrefixBlocks = int64(id), []uint64{1, 2, 3, 4, 5, 6, 7, 8}
+					if tally.sent(x); tt.answers {
+						x.row.ServedPromptTokens, x.row.ServedCachedTokens = traceformat.Some[int32](128), traceformat.Some(int32(112*id))
 					}
-					tally.answered(&row, implied)
+					tally.answered(x)
 				}
 				f := &countingCache{looks: tt.looks}
 				p := &Plan{Options: Defaults()}

@@ -37,7 +37,8 @@ type exchange struct {
 	children  []*turn // that wait for the answer
 	user      *user   // of a closed loop
 	digest    int64
-	cached    int // prompt tokens that the trace implies to be in the cache
+	others    bool // another shard's: played against the model of the cache alone
+	implied   implied
 	attempts  int
 	timeout   atomic.Int32  // index into timeoutErrors of why it was hung up
 	lastRead  atomic.Int64  // clock reading, for the idle timeout

@@ -207,7 +207,9 @@ func (r *run) prepare() {
 		}
 		if !r.plan.Options.Shard.has(it) {
 			// Its prompt warms the server's cache for ours.
-			r.cache.plan(&it.row.Request, it.lap, it.prompt, it.output, false)
+			y := &exchange{prompt: it.prompt, output: it.output, others: true}
+			y.row.Request, y.row.Lap = it.row.Clone().Request, it.lap
+			r.cache.sent(y)
 			continue
 		}
 		x := r.encode(&e, it.row.Clone(), it.lap, it.prompt, it.output, it.abort)
@@ -249,7 +251,6 @@ func (r *run) encode(e *encoder, row *traceformat.Row, lap int32, prompt, output
 		call.Text = e.text.write(r.plan.Words, e.ids)
 	}
 	x.digest = promptDigest(e.ids, call.Text)
-	x.cached = r.cache.plan(&x.row.Request, lap, prompt, output, true)
 	x.req.Method = "POST"
 	x.req.Path, x.req.Body = r.Backend.Encode(make([]byte, 0, 512+6*prompt), call)
 	x.req.Header = append(r.Header[:len(r.Header):len(r.Header)], wire.Field{Name: "X-Request-Id", Value: call.ID})
@@ -327,6 +328,7 @@ func (r *run) launch(x *exchange) {
 	if n := r.progress.inFlight.Add(1); n > r.progress.peak.Load() {
 		r.progress.peak.Store(n)
 	}
+	r.cache.sent(x)
 	r.send(x)
 	r.mu.Lock()
 	r.live = append(r.live, x)
@@ -375,7 +377,7 @@ func (r *run) record(x *exchange) {
 
 func (r *run) recordAll() {
 	for x := range r.records {
-		r.cache.answered(&x.row, x.cached)
+		r.cache.answered(x)
 		if r.Record != nil {
 			if err := r.Record(&x.row); err != nil {
 				r.fail(fmt.Errorf("recording the run: %w", err))
