@@ -25,10 +25,14 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	vocabulary, err := os.ReadFile("../../internal/tokenizer/testdata/llama3.json")
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {
-			return os.WriteFile(e.WorkDir+"/demo.parquet", demo, 0o644)
+			return errors.Join(os.WriteFile(e.WorkDir+"/demo.parquet", demo, 0o644), os.WriteFile(e.WorkDir+"/tokenizer.json", vocabulary, 0o644))
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"status": status, "interrupt": interrupt},
 	})
