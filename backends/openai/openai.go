@@ -135,21 +135,10 @@ func (b *Backend) TokenizePrompt(ctx context.Context, text string) ([]uint32, er
 		return nil, backends.ErrNoTokenizer
 	case !b.conf.Chat:
 		return b.conf.TokenizeCompletion(ctx, b.model, text)
-	case b.engine != llamaCpp:
-		return b.conf.TokenizeChat(ctx, b.model, text)
+	case b.engine == llamaCpp:
+		return b.conf.TokenizeTemplate(ctx, b.model, text)
 	}
-	// llama.cpp applies the template on one page and tokenises on another, as
-	// it does within a request.
-	var r struct {
-		Prompt string `json:"prompt"`
-	}
-	if err := b.conf.AskJSON(ctx, "/apply-template", append(backends.AppendMessage([]byte{'{'}, text), '}'), &r); err != nil {
-		if _, ok := errors.AsType[*backends.StatusError](err); ok {
-			err = fmt.Errorf("%w: %w", backends.ErrNoTokenizer, err)
-		}
-		return nil, err
-	}
-	return b.conf.TokenizeCompletion(ctx, b.model, r.Prompt)
+	return b.conf.TokenizeChat(ctx, b.model, text)
 }
 
 // NewDecoder implements [backends.Backend].

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -141,6 +142,29 @@ func TestStartProbeStop(t *testing.T) {
 	gone(t, p.Pid)
 	if err := p.Stop(); err != nil || p.Err() != nil {
 		t.Errorf("a second Stop() = %v, Err() = %v", err, p.Err())
+	}
+}
+
+// The words that the driver names are tokens of their own, and a message of them
+// stands whole inside the template.
+func TestWords(t *testing.T) {
+	p := launch(t, Options{})
+	b, err := New(backends.Config{URL: p.URL, Chat: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Probe(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	words := b.Words()
+	text := " " + strings.Join(words, " ")
+	ids, err := b.Tokenize(t.Context(), text)
+	if err != nil || len(ids) != len(words) || len(words) != len(slices.Compact(slices.Sorted(slices.Values(ids)))) {
+		t.Errorf("%d words are %d tokens, %v", len(words), len(ids), err)
+	}
+	prompt, err := b.TokenizePrompt(t.Context(), text)
+	if err != nil || len(prompt) != len(ids)+13 || !slices.Equal(prompt[5:5+len(ids)], ids) {
+		t.Errorf("the prompt has %d tokens, %v; want %d and 13 of the template, 5 before", len(prompt), err, len(ids))
 	}
 }
 
