@@ -329,7 +329,9 @@ func (r *CacheRecord) count(ctx context.Context) {
 // doubt notes what speaks against the figures.
 func (r *CacheRecord) doubt() {
 	rep, c := r.Reported, r.Counters
-	if rep != nil && r.Implied != nil && rep.Beyond > 0 {
+	// A request that overtakes its twin on the way to the engine swaps hits
+	// with it: one finds more, the other less.
+	if rep != nil && r.Implied != nil && rep.Beyond > rep.Less {
 		why := "something else shares their prefixes"
 		if r.Mode == CacheWarm {
 			why = "the cache was warm from before the run"
