@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"reprise/internal/stats"
+	"reprise/replay"
 	"reprise/traceformat"
 )
 
@@ -145,7 +146,11 @@ func playAzure(t *testing.T, args ...string) []*traceformat.Row {
 
 func playAll(t *testing.T, args ...string) []*traceformat.Row {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "run")
+	return playInto(t, filepath.Join(t.TempDir(), "run"), args...)
+}
+
+func playInto(t *testing.T, dir string, args ...string) []*traceformat.Row {
+	t.Helper()
 	stdout, stderr, status := replayCommand(t, append(args, "-o", dir)...)
 	t.Logf("\n%s", stdout)
 	if status != 0 && status != 3 {
@@ -190,6 +195,45 @@ func TestEngineLlamaCpp(t *testing.T) {
 	if len(rows) != 40 {
 		t.Errorf("%d rows, want 40", len(rows))
 	}
+	playChat(t, filepath.Join(cacheDir(t), "tiny", "llama"), "--backend", "openai", "--url", url)
+	t.Run("completions", func(t *testing.T) {
+		playAzure(t, "--backend", "openai", "--option", "prompt=text", "--url", url, "--limit", "20", "--too-long", "skip")
+	})
+}
+
+// playChat sends text to the chat endpoint: calibrated by the server's own
+// tokenizer, then by the model's file. playInto checks that all lengths are exact.
+func playChat(t *testing.T, model string, args ...string) {
+	t.Helper()
+	trace := filepath.Join(sharedDir(), "traces", "azure-llm-2023", "AzureLLMInferenceTrace_conv.csv")
+	file := filepath.Join(model, "tokenizer.json")
+	needs(t, trace, file)
+	args = append([]string{trace, "--chat", "--limit", "20", "--speedup", "2", "--too-long", "skip"}, args...)
+	for _, tt := range []struct {
+		name   string
+		args   []string
+		source replay.WordSource
+	}{
+		{"chat", args, replay.WordsFromServer},
+		{"chat by file", append(args[:len(args):len(args)], "--tokenizer", file), replay.WordsFromFile},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "run")
+			rows := playInto(t, dir, tt.args...)
+			if len(rows) != 20 {
+				t.Errorf("%d rows, want 20", len(rows))
+			}
+			m, err := replay.ReadManifest(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := m.Words
+			t.Logf("%+v", w)
+			if w == nil || !w.Exact || w.Source != tt.source || w.TemplateSource != "tokenize" || w.Head <= 0 || w.Template <= w.Head || w.Checked < 2*w.Count {
+				t.Errorf("words %+v: want exact ones from %s, all of them checked", w, tt.source)
+			}
+		})
+	}
 }
 
 func TestEngineVLLM(t *testing.T) {
@@ -218,17 +262,9 @@ func TestEngineVLLM(t *testing.T) {
 	if p50 < 0 || p50 > 25 {
 		t.Errorf("our TTFT is %.2f ms beyond vLLM's own at the median, want 0 to 25 ms", p50)
 	}
-	t.Run("chat", func(t *testing.T) {
-		dir := filepath.Join(t.TempDir(), "run")
-		stdout, stderr, status := replayCommand(t, "../../testdata/demo.parquet", "--limit", "20", "--backend", "vllm", "--url", url, "--chat", "--too-long", "skip", "-o", dir)
-		if status != 0 && status != 3 {
-			t.Fatalf("exit status %d\n%s\n%s", status, stdout, stderr)
-		}
-		for _, r := range readRows(t, dir) {
-			if r.Result != traceformat.ResultOK || r.ServedOutputTokens.V != r.OutputTokens.V {
-				t.Errorf("request %d: %s %s, %d tokens; want ok, %d", r.ID, r.Result, r.Error, r.ServedOutputTokens.V, r.OutputTokens.V)
-			}
-		}
+	playChat(t, model, "--backend", "vllm", "--url", url)
+	t.Run("as any server", func(t *testing.T) {
+		playChat(t, model, "--backend", "openai", "--url", url)
 	})
 }
 
@@ -243,6 +279,7 @@ func TestEngineSGLang(t *testing.T) {
 	t.Run("v1", func(t *testing.T) {
 		playAzure(t, "--backend", "sglang", "--option", "api=v1", "--url", url, "--limit", "20", "--speedup", "0.2", "--too-long", "skip")
 	})
+	playChat(t, model, "--backend", "sglang", "--url", url)
 }
 
 // A real coding session, turn by turn: vLLM's own count of cached tokens is
