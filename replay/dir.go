@@ -61,7 +61,11 @@ func CreateDir(path string, m *Manifest, p *Plan, slos []metrics.SLO, force bool
 	if d.journal, err = traceformat.CreateJournal(filepath.Join(path, journalFile), d.header("")); err != nil {
 		return nil, err
 	}
-	if d.hlog, err = metrics.CreateLatencyLog(filepath.Join(path, LatencyFile), time.Now()); err != nil {
+	start := time.Now()
+	if at := p.Options.StartAt; !at.IsZero() {
+		start = at
+	}
+	if d.hlog, err = metrics.CreateLatencyLog(filepath.Join(path, LatencyFile), start); err != nil {
 		return nil, errors.Join(err, d.journal.Close())
 	}
 	to := p.Span()

@@ -54,7 +54,7 @@ type Writer struct {
 	header     *Header
 	file       *os.File
 	buf        *bufio.Writer
-	pq         *parquet.Writer
+	pq         *parquet.GenericWriter[any]
 
 	values [][]parquet.Value // of the batch, by column
 	nulls  []int             // that follow them, by column
@@ -128,7 +128,7 @@ func createTemp(path string) (*os.File, error) {
 	return nil, errors.New("a hundred temporary files of this trace lie in its folder: remove them")
 }
 
-func newParquetWriter(dst *bufio.Writer, sorted bool) *parquet.Writer {
+func newParquetWriter(dst *bufio.Writer, sorted bool) *parquet.GenericWriter[any] {
 	opts := []parquet.WriterOption{
 		schema,
 		parquet.Compression(&zstd.Codec{Level: zstd.SpeedFastest}),
@@ -138,7 +138,7 @@ func newParquetWriter(dst *bufio.Writer, sorted bool) *parquet.Writer {
 		opts = append(opts, parquet.SortingWriterConfig(parquet.SortingColumns(
 			parquet.Ascending("arrival_ns"), parquet.Ascending("id"), parquet.Ascending("lap"))))
 	}
-	return parquet.NewWriter(dst, opts...)
+	return parquet.NewGenericWriter[any](dst, opts...)
 }
 
 // Header is what Close will write. Rows.Recorded is the number of rows written

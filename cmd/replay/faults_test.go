@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -58,7 +59,7 @@ func TestFaults(t *testing.T) {
 				case tt.fault.Every == 5 && tt.ends == end:
 					met++
 				case end == "ok " && r.ServedOutputTokens.V == r.OutputTokens.V:
-				case isOneOf(end, tt.more):
+				case slices.Contains(tt.more, end):
 					met++
 				default:
 					t.Errorf("request %d ended with %q, %d of %d tokens; want ok or %q", r.ID, end, r.ServedOutputTokens.V, r.OutputTokens.V, tt.ends)
@@ -72,15 +73,6 @@ func TestFaults(t *testing.T) {
 			}
 		})
 	}
-}
-
-func isOneOf(s string, list []string) bool {
-	for _, l := range list {
-		if s == l {
-			return true
-		}
-	}
-	return false
 }
 
 // A retry happens only when asked for, and is counted.
