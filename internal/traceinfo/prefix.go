@@ -26,10 +26,10 @@ type prefixCache struct {
 	// memory of a map beside them, and deletions leave no graves in it.
 	buckets []int32
 	seed    uint64
-	head  int32 // most recently used
-	tail  int32
-	sizes []int
-	last  []int32 // per size: the last node that it holds, -1 while it is not full
+	head    int32 // most recently used
+	tail    int32
+	sizes   []int
+	last    []int32 // per size: the last node that it holds, -1 while it is not full
 
 	hits    []int64 // per size, and past the end for the whole list
 	blocks  int64
