@@ -61,7 +61,7 @@ results are kept).`,
 			&cli.StringFlag{Name: "start-at", Usage: "first scheduled send at this `TIME` (RFC 3339)"},
 
 			&cli.StringFlag{Name: "cache", Value: string(d.Cache), Usage: "the server's prefix cache at the start: `warm|cold|salt`; as it is, flushed, or kept apart by a salt (salt=NAME: by this one)"},
-			&cli.StringFlag{Name: "too-long", Value: string(d.TooLong), Usage: "rows beyond the model's context: `fail|clip|skip`"},
+			&cli.StringFlag{Name: "too-long", Value: string(d.TooLong), Usage: "rows beyond the model's context, or shorter than its chat template: `fail|clip|skip`"},
 			&cli.StringFlag{Name: "missing", Value: string(d.Missing), Usage: "rows without known lengths: `fail|skip`"},
 			&cli.IntFlag{Name: "max-model-len", Usage: "context of the model in `TOKENS`", DefaultText: "what the server says"},
 			&cli.IntFlag{Name: "vocab-size", Usage: "send token ids below `N`", DefaultText: "what the server says"},

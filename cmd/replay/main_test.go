@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -39,6 +41,7 @@ func TestScripts(t *testing.T) {
 }
 
 // status runs a command and checks its exit status: status 2 replay --nonsense.
+// A run that a busy machine may make invalid has status 0|3.
 func status(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: status CODE COMMAND...")
@@ -50,7 +53,7 @@ func status(ts *testscript.TestScript, neg bool, args []string) {
 	} else if err != nil {
 		ts.Fatalf("%v", err)
 	}
-	if code != args[0] {
+	if !slices.Contains(strings.Split(args[0], "|"), code) {
 		ts.Fatalf("%v: exit status %s, want %s", args[1:], code, args[0])
 	}
 }
