@@ -23,6 +23,11 @@ type Options struct {
 	Gap        time.Duration // between two writes
 	Events     int           // token events where max_tokens is absent. 0: 16
 	PerWrite   int           // token events in one write. 0: the whole answer
+
+	// Seen, if set, is told of each request when its first events are written:
+	// when it was read to its end and when that was, on the clock of package
+	// clock. It must be quick.
+	Seen func(arrived, answered time.Duration) `json:"-"`
 }
 
 // Stats say what a server did. Lateness is that of its own writes against their

@@ -44,6 +44,7 @@ type conn struct {
 	out   []byte // what the client did not take yet
 	busy  bool
 	req   request
+	read  time.Duration // when req was whole
 	sent  int           // token events
 	due   time.Duration // of the next write
 	place int           // in the queue, -1: not there
@@ -290,7 +291,7 @@ func (s *Server) take(c *conn, b []byte) (used int, ok bool) {
 		}
 		c.req, c.sent, c.busy = r, 0, true
 		now := clock.Now()
-		c.due = now + s.opts.FirstToken
+		c.read, c.due = now, now+s.opts.FirstToken
 		if s.opts.FirstToken == 0 {
 			if !s.piece(c, now) {
 				return 0, false
@@ -339,6 +340,9 @@ func (s *Server) piece(c *conn, now time.Duration) bool {
 			setPrompt(b[at:], r.prompt)
 		}
 		s.out = b
+	}
+	if c.sent == 0 && s.opts.Seen != nil {
+		s.opts.Seen(c.read, clock.Now())
 	}
 	c.sent += n
 	s.mu.Lock()

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -106,7 +107,10 @@ func TestAnswers(t *testing.T) {
 
 func TestDelays(t *testing.T) {
 	const first, gap = 40 * time.Millisecond, 10 * time.Millisecond
-	s := start(t, Options{FirstToken: first, Gap: gap, PerWrite: 2})
+	var delays []time.Duration
+	s := start(t, Options{FirstToken: first, Gap: gap, PerWrite: 2, Seen: func(arrived, answered time.Duration) {
+		delays = append(delays, answered-arrived)
+	}})
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
@@ -131,6 +135,10 @@ func TestDelays(t *testing.T) {
 	var got Stats
 	if err := json.NewDecoder(resp.Body).Decode(&got); err != nil || got != s.Stats() {
 		t.Errorf("/stats = %+v, %v; want %+v", got, err, st)
+	}
+	s.Close()
+	if len(delays) != 20 || slices.Min(delays) < first || slices.Max(delays) > first+st.LateMax+time.Second {
+		t.Errorf("seen: %v", delays)
 	}
 }
 
