@@ -136,6 +136,9 @@ func (a *Arrival) times(seed uint64) iter.Seq[time.Duration] {
 
 // invert is the time into the stage at which n arrivals are expected.
 func (s Stage) invert(n float64) float64 {
+	if n <= 0 {
+		return 0
+	}
 	if s.From == s.To {
 		return n / s.From
 	}

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"reprise/traceformat"
 )
 
 func TestParseArrival(t *testing.T) {
@@ -148,5 +150,54 @@ func TestScaleRateSuperposes(t *testing.T) {
 	}
 	if p.shares[1].offset == 0 || p.shares[1].offset == p.shares[2].offset {
 		t.Errorf("offsets %v and %v: the copies are not independent", p.shares[1].offset, p.shares[2].offset)
+	}
+}
+
+// An arrival that falls on the start of a ramp from zero is at that start.
+func TestArrivalOnAStageBoundary(t *testing.T) {
+	a, err := ParseArrival("constant", "5:2s,0..40:1m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var before time.Duration
+	for i, at := range take(a, 1, 40) {
+		if at < before || at > time.Minute {
+			t.Fatalf("arrival %d at %v, after one at %v", i, at, before)
+		}
+		before = at
+	}
+}
+
+// A copy that is shifted keeps its conversations in order.
+func TestScaleRateKeepsConversationsWhole(t *testing.T) {
+	trace := every(300, time.Second)
+	for i := range trace.rows {
+		trace.rows[i].Session = traceformat.Some(int64(i % 20)) // each spans most of the lap
+	}
+	o := Defaults()
+	o.ScaleRate = 4
+	p, err := NewPlan(trace.source(), o, Target{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	type key struct {
+		session int64
+		lap     int32
+	}
+	last := map[key]int64{}
+	var before time.Duration
+	for it, err := range p.allItems() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if it.due < before {
+			t.Fatalf("request %d of copy %d at %v comes after one at %v", it.row.ID, it.lap, it.due, before)
+		}
+		before = it.due
+		k := key{it.row.Session.V, it.lap}
+		if id, ok := last[k]; ok && it.row.ID < id {
+			t.Fatalf("copy %d: request %d after %d of the same session", it.lap, it.row.ID, id)
+		}
+		last[k] = it.row.ID
 	}
 }

@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"encoding/json"
 	"errors"
 	"net"
 	"os"
@@ -33,21 +34,25 @@ type exchange struct {
 	dec    backends.Decoder
 	worker *worker
 
-	flight    wire.Call
-	children  []*turn // that wait for the answer
-	user      *user   // of a closed loop
-	digest    int64
-	others    bool // another shard's: played against the model of the cache alone
-	implied   implied
-	attempts  int
-	timeout   atomic.Int32  // index into timeoutErrors of why it was hung up
-	lastRead  atomic.Int64  // clock reading, for the idle timeout
-	gotToken  atomic.Bool   // for the first-token timeout
-	settled   atomic.Bool   // recorded: nothing left to time out
-	sentFirst time.Duration // clock readings from here on
-	wake      time.Duration
-	conn      time.Duration
-	reused    bool
+	flight     wire.Call
+	shed       bool
+	source     int32         // lap of the row in the trace that is played
+	shift      time.Duration // of its session against the recorded times, run time
+	abortTimer *time.Timer
+	children   []*turn // that wait for the answer
+	user       *user   // of a closed loop
+	digest     int64
+	others     bool // another shard's: played against the model of the cache alone
+	implied    implied
+	attempts   int
+	timeout    atomic.Int32  // index into timeoutErrors of why it was hung up
+	lastRead   atomic.Int64  // clock reading, for the idle timeout
+	gotToken   atomic.Bool   // for the first-token timeout
+	settled    atomic.Bool   // recorded: nothing left to time out
+	sentFirst  time.Duration // clock readings from here on
+	wake       time.Duration
+	conn       time.Duration
+	reused     bool
 
 	mu      sync.Mutex // guards what the wire client and the worker share
 	head    wire.Head
@@ -117,16 +122,19 @@ func (x *exchange) call() *backends.Call {
 
 // Conn implements wire.Sink.
 func (x *exchange) Conn(at time.Duration, reused bool) {
-	if x.attempts == 1 {
+	if x.conn == 0 {
 		x.conn, x.reused = at, reused
 	}
 }
 
-// Sent implements wire.Sink. The first attempt counts: a retry is part of the
-// latency that its user saw.
+// Sent implements wire.Sink. The first attempt that reached the kernel counts:
+// a retry is part of the latency that its user saw.
 func (x *exchange) Sent(first, last time.Duration) {
-	if x.attempts == 1 {
+	if x.sentFirst == 0 {
 		x.sentFirst = first
+		if x.abort.set && x.abort.after > 0 {
+			x.abortTimer = time.AfterFunc(x.abort.after, x.hangUp)
+		}
 	}
 	x.lastRead.Store(int64(last))
 }
@@ -167,6 +175,11 @@ func (x *exchange) enqueue() {
 
 // drain decodes what has come in, and ends the exchange when it is closed.
 func (x *exchange) drain(spare *[]byte, spareMarks *[]mark) {
+	if x.shed {
+		x.run.answered(x, x.wake-x.run.start)
+		x.run.record(x)
+		return
+	}
 	x.mu.Lock()
 	data, marks := x.pending, x.marks
 	x.pending, x.marks = (*spare)[:0], (*spareMarks)[:0]
@@ -230,7 +243,7 @@ func (x *exchange) tokens(at time.Duration, ev backends.Event) {
 		o.ChunkTimes = append(o.ChunkTimes, since)
 		o.ChunkTokens = append(o.ChunkTokens, int32(ev.Tokens))
 	}
-	if x.received += ev.Tokens; x.abort.set && x.received >= x.abort.tokens && x.run.plan.Options.Aborts == AbortToken {
+	if x.received += ev.Tokens; x.abort.tokens > 0 && x.received >= x.abort.tokens {
 		x.hangUp()
 	}
 }
@@ -404,6 +417,16 @@ func (x *exchange) reset() {
 // withField adds a number to the JSON object of an extra column.
 func withField(extra, name string, n int) string {
 	field := strconv.Quote(name) + ":" + strconv.Itoa(n)
+	if strings.Contains(extra, strconv.Quote(name)+":") {
+		// A replay of a replay: the earlier run's figure gives way.
+		var m map[string]json.RawMessage
+		if json.Unmarshal([]byte(extra), &m) == nil {
+			m[name] = json.RawMessage(strconv.Itoa(n))
+			if b, err := json.Marshal(m); err == nil {
+				return string(b)
+			}
+		}
+	}
 	if len(extra) > 2 {
 		return extra[:len(extra)-1] + "," + field + "}"
 	}

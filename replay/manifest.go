@@ -114,7 +114,7 @@ func (p *Plan) ref() PlanRef {
 	return PlanRef{
 		Digest: p.Digest, Base: p.Base, Lap: p.Lap, Span: p.Span(), Warmup: p.Warmup(), Rows: p.Rows, All: p.All, Text: p.Words != nil,
 		Clipped: p.Clipped, Lengthened: p.Lengthened, Skipped: p.Skipped, PromptTokens: p.PromptTokens, OutputTokens: p.OutputTokens,
-		PeakRate: p.PeakRate, Connections: min(p.Connections, maxWarm), MaxLen: p.MaxLen, VocabLow: p.Vocab.Low, VocabSize: p.Vocab.Size, Forced: p.Forced,
+		PeakRate: p.PeakRate, Connections: min(p.Connections, MaxWarm), MaxLen: p.MaxLen, VocabLow: p.Vocab.Low, VocabSize: p.Vocab.Size, Forced: p.Forced,
 	}
 }
 

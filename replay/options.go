@@ -103,6 +103,12 @@ func (o *Options) Validate() error {
 	if o.Arrival.IsSet() && (o.Speedup != 1 || o.ScaleRate != 1 || o.Concurrency > 0) {
 		bad("--arrival sets the times: it goes without --speedup, --scale-rate and --concurrency")
 	}
+	if o.Arrival.IsSet() && o.Sessions == SessionsBoth {
+		bad("--arrival replaces the recorded times that --sessions both waits for: use think")
+	}
+	if o.Loop > 1 && o.ScaleRate != 1 {
+		bad("--scale-rate goes without --loop: sessions that run past the end of a lap would meet the next")
+	}
 	if o.Concurrency > 0 && (o.Speedup != 1 || o.ScaleRate != 1) {
 		bad("--concurrency has no arrivals: it goes without --speedup and --scale-rate")
 	}

@@ -50,11 +50,13 @@ type Plan struct {
 	// token ids.
 	Words *Words
 
-	source  Source
-	prompts *prompts
-	talks   *conversations // nil where no turn waits
-	shares  []share
-	end     time.Duration // last send of an arrival process
+	source     Source
+	prompts    *prompts
+	talks      *conversations // nil where no turn waits
+	shares     []share
+	sourceLaps int32         // laps of the trace itself, where it is a looped run
+	content    time.Duration // of a lap: trace time until the gap after its last row
+	end        time.Duration // last send of an arrival process
 
 	cacheInfo backends.CacheInfo // see PrepareCache
 }
@@ -137,6 +139,7 @@ func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 	}
 	var odd oddities
 	var last time.Duration
+	var sourceLaps int32 = 1
 	var rate load
 	digest := sha256.New()
 	one, all := int64(0), int64(0) // rows of one lap, of this shard and of all
@@ -148,6 +151,7 @@ func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 			p.prompts = newPrompts(o.Seed, p.Vocab, int(p.Header.Blocks.Size), p.head())
 		}
 		last = it.row.Arrival
+		sourceLaps = max(sourceLaps, it.row.Lap+1)
 		all++
 		if o.Shard.has(it) {
 			one++
@@ -190,7 +194,7 @@ func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 		if silent := &p.talks.silent; silent.total > 0 && o.Sessions == SessionsThink {
 			return nil, &PlanError{
 				Reason: "are turns whose pause the trace does not say", Rows: silent.rows, Total: silent.total,
-				Hint: "--sessions both waits for the answer and the recorded time",
+				Hint: pauseHint(o),
 			}
 		}
 		p.talks.planned()
@@ -208,6 +212,8 @@ func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 		}
 		p.Lap = max(p.Lap, time.Nanosecond)
 	}
+	p.content = min(p.Lap, max(last-p.Base+(last-p.Base)/time.Duration(max(1, all-1)), time.Nanosecond))
+	p.sourceLaps = sourceLaps
 	p.shares = shares(o.ScaleRate, p.Lap, o.Seed)
 	if err := p.count(one, all); err != nil {
 		return nil, err
@@ -236,7 +242,7 @@ func (p *Plan) count(one, all int64) error {
 		}
 		n := int64(1)
 		if p.talks != nil {
-			n += p.talks.follow(it.row.ID)
+			n += p.talks.follow(requestKey{it.row.ID, it.row.Lap})
 		}
 		p.All += n
 		if !p.Options.Shard.has(it) {
@@ -251,6 +257,14 @@ func (p *Plan) count(one, all int64) error {
 		return fmt.Errorf("none of the %d requests falls into the stages of --rate", one)
 	}
 	return nil
+}
+
+// pauseHint says what to do about turns whose pause is unknown.
+func pauseHint(o Options) string {
+	if o.Concurrency > 0 {
+		return "without --sessions think, a turn follows its answer at once"
+	}
+	return "--sessions both waits for the answer and the recorded time"
 }
 
 func (p *Plan) nothing() error {
@@ -269,7 +283,7 @@ func (p *Plan) Span() time.Duration {
 	if p.Options.Arrival.IsSet() {
 		return p.end
 	}
-	return p.scale(p.Lap * time.Duration(p.Options.Loop))
+	return p.scale(p.Lap*time.Duration(p.Options.Loop-1) + p.content)
 }
 
 // Waits reports whether sends depend on answers, so that Span is a guess.
@@ -318,7 +332,7 @@ func (p *Plan) laps() iter.Seq2[*item, error] {
 	return func(yield func(*item, error) bool) {
 		for n := range p.Options.Loop {
 			for it, err := range p.superposed(int32(n)) {
-				if err == nil && p.talks != nil && p.talks.is[it.row.ID] {
+				if err == nil && p.talks != nil && p.talks.is[requestKey{it.row.ID, it.row.Lap}] {
 					continue
 				}
 				if !yield(it, err) || err != nil {
@@ -343,7 +357,7 @@ func (p *Plan) superposed(n int32) iter.Seq2[*item, error] {
 		}
 		var open []cursor
 		for i, s := range p.shares {
-			next, stop := iter.Pull2(p.shifted(n, n*copies+int32(i), s))
+			next, stop := iter.Pull2(p.shifted(n, (n*copies+int32(i))*p.sourceLaps, s))
 			defer stop()
 			open = append(open, cursor{next: next})
 		}
@@ -381,6 +395,9 @@ func (p *Plan) superposed(n int32) iter.Seq2[*item, error] {
 // shifted yields lap n of one copy, in the order of its own time.
 func (p *Plan) shifted(n, lap int32, s share) iter.Seq2[*item, error] {
 	return func(yield func(*item, error) bool) {
+		// A conversation moves as a whole: where its first row stays within the
+		// lap, later ones run past its end.
+		moved := map[int64]bool{}
 		// What the shift moves beyond the end of the lap comes first.
 		for _, wrapped := range []bool{true, false} {
 			if wrapped && s.offset == 0 {
@@ -389,13 +406,21 @@ func (p *Plan) shifted(n, lap int32, s share) iter.Seq2[*item, error] {
 			for it, err := range p.lap(n, nil) {
 				if err == nil {
 					at := it.row.Arrival - p.Base + s.offset
-					if (at >= p.Lap) != wrapped || !s.keeps(p.Options.Seed, it) {
+					beyond := at >= p.Lap
+					if session, ok := it.row.Session.Get(); ok && s.offset > 0 {
+						if first, seen := moved[session]; seen {
+							beyond = first
+						} else {
+							moved[session] = beyond
+						}
+					}
+					if beyond != wrapped || !s.keeps(p.Options.Seed, it) {
 						continue
 					}
 					if wrapped {
 						at -= p.Lap
 					}
-					it.lap, it.due = lap, p.scale(at+time.Duration(n)*p.Lap)
+					it.lap, it.due = lap+it.row.Lap, p.scale(at+time.Duration(n)*p.Lap)
 				}
 				if !yield(it, err) || err != nil {
 					return
@@ -421,7 +446,6 @@ func (p *Plan) lap(n int32, odd *oddities) iter.Seq2[*item, error] {
 		}
 		o := &p.Options
 		var it item
-		it.lap = n
 		index, taken := int64(-1), int64(0)
 		var previous time.Duration
 		based := !first || o.Start > 0
@@ -454,7 +478,7 @@ func (p *Plan) lap(n int32, odd *oddities) iter.Seq2[*item, error] {
 			if o.Limit > 0 && taken >= o.Limit {
 				return
 			}
-			it.row, it.index = row, index
+			it.row, it.index, it.lap = row, index, n*p.sourceLaps+row.Lap
 			if !p.fit(&it, odd) {
 				continue
 			}
@@ -591,10 +615,15 @@ func (p *Plan) abort(r *traceformat.Row) abort {
 		return abort{}
 	}
 	switch p.Options.Aborts {
-	case AbortTime:
-		return abort{after: r.Abort.V, set: r.Abort.OK}
 	case AbortToken:
-		return abort{tokens: int(r.OutputTokens.V), set: r.OutputTokens.OK}
+		if n := int(r.OutputTokens.V); n > 0 {
+			return abort{tokens: n, set: true}
+		}
+		// Nothing had come when the recorded client hung up: only time can say
+		// when.
+		fallthrough
+	case AbortTime:
+		return abort{after: max(r.Abort.V, time.Nanosecond), set: r.Abort.OK}
 	}
 	return abort{}
 }

@@ -23,9 +23,10 @@ type queue struct {
 	n       int
 	dynamic dueHeap
 
-	ended   bool // no more fixed requests will come
-	waiting int  // turns that wait for an answer
-	free    int  // closed loop: users who may begin; -1 where arrivals decide
+	ended   bool            // no more fixed requests will come
+	waiting int             // turns that wait for an answer
+	closed  bool            // a closed loop: users begin, not arrivals
+	free    []time.Duration // since when each user is free who may begin, run time
 	halted  bool
 }
 
@@ -37,10 +38,7 @@ const (
 )
 
 func newQueue(wake func(), concurrency int) *queue {
-	q := &queue{wake: wake, fixed: make([]*exchange, aheadRequests), free: -1}
-	if concurrency > 0 {
-		q.free = concurrency
-	}
+	q := &queue{wake: wake, fixed: make([]*exchange, aheadRequests), closed: concurrency > 0, free: make([]time.Duration, concurrency)}
 	q.room.L = &q.mu
 	return q
 }
@@ -91,13 +89,12 @@ func (q *queue) release(x *exchange) {
 	q.mu.Unlock()
 }
 
-// leave says that a user of the closed loop is done with a session.
-func (q *queue) leave() {
+// leave says that a user of the closed loop was done with a session at that
+// time of the run.
+func (q *queue) leave(at time.Duration) {
 	q.mu.Lock()
-	if q.free >= 0 {
-		q.free++
-		q.wake()
-	}
+	q.free = append(q.free, at)
+	q.wake()
 	q.mu.Unlock()
 }
 
@@ -124,12 +121,12 @@ func (q *queue) next(start time.Duration) (x *exchange, at time.Duration, over b
 		return nil, 0, true
 	}
 	at = now + idle
-	if q.n > 0 && q.free != 0 {
+	if q.n > 0 && (!q.closed || len(q.free) > 0) {
 		x = q.fixed[q.first]
-		at = start + x.due
-		if q.free > 0 {
-			at = max(start, now) // a user who is free begins, but not before the run
+		if q.closed {
+			x.due = max(0, q.free[0])
 		}
+		at = start + x.due
 	}
 	if len(q.dynamic) > 0 {
 		if d := start + q.dynamic[0].due; x == nil || d <= at {
@@ -142,10 +139,10 @@ func (q *queue) next(start time.Duration) (x *exchange, at time.Duration, over b
 	if x == nil || at > now {
 		return nil, at, false
 	}
-	if q.free > 0 {
-		// The request is due because a user is free, and from this moment on.
-		q.free--
-		x.reschedule(max(0, now-start))
+	if q.closed {
+		// It was due when a user came free: what passed since is lag.
+		x.reschedule(x.due)
+		q.free = q.free[1:]
 	}
 	q.fixed[q.first] = nil
 	q.first = (q.first + 1) % len(q.fixed)

@@ -97,6 +97,7 @@ type run struct {
 	queue   *queue
 	cache   *cacheTally
 	waker   atomic.Pointer[alarm]
+	cut     atomic.Bool // a request was given up because the run was stopped
 
 	mu     sync.Mutex
 	live   []*exchange   // for timeouts; swept of the finished ones
@@ -124,12 +125,6 @@ func (p *Plan) Run(ctx context.Context, c Config) (*Stats, error) {
 	r.cache = newCacheTally(int(p.Header.Blocks.Size), p.cacheInfo)
 	stats := &Stats{cache: r.cache}
 
-	// Opening connections inside a burst is what costs.
-	warm := min(p.Connections, maxWarm)
-	if err := c.Client.Warm(warm); err != nil {
-		stats.WarmError = wireClass(err)
-	}
-
 	var background, decoding sync.WaitGroup
 	for range max(1, min(4, runtime.GOMAXPROCS(0)/2)) {
 		w := newWorker()
@@ -143,6 +138,18 @@ func (p *Plan) Run(ctx context.Context, c Config) (*Stats, error) {
 	}()
 	stopped, stop := context.WithCancel(context.Background())
 	background.Go(func() { r.watch(ctx, stopped) })
+
+	// Opening connections inside a burst is what costs. An interrupt does not
+	// wait for it: closing the client ends it.
+	warmed := make(chan error, 1)
+	go func() { warmed <- c.Client.Warm(min(p.Connections, MaxWarm)) }()
+	select {
+	case err := <-warmed:
+		if err != nil {
+			stats.WarmError = wireClass(err)
+		}
+	case <-r.halted:
+	}
 
 	// The first bodies are ready before the clock starts.
 	prepared := make(chan struct{})
@@ -174,7 +181,7 @@ func (p *Plan) Run(ctx context.Context, c Config) (*Stats, error) {
 	}
 	<-prepared
 	r.flying.Wait()
-	stats.Elapsed = clock.Now() - r.start
+	stats.Elapsed = max(0, clock.Now()-r.start)
 	for _, w := range r.workers {
 		w.halt()
 	}
@@ -187,15 +194,15 @@ func (p *Plan) Run(ctx context.Context, c Config) (*Stats, error) {
 	s, _ := r.progress.Snapshot()
 	stats.Sent, stats.Shed, stats.Peak, stats.Retries = s.Sent, s.Shed, s.Peak, s.Retries
 	stats.Unsent = p.Rows - s.Sent - s.Shed
-	stats.Interrupted = stats.Unsent > 0
+	stats.Interrupted = stats.Unsent > 0 || r.cut.Load()
 	if err := context.Cause(ctx); r.err == nil && err != nil {
 		r.err = err
 	}
 	return stats, r.err
 }
 
-// maxWarm bounds the connections opened ahead.
-const maxWarm = 4096
+// MaxWarm bounds the connections opened ahead.
+const MaxWarm = 4096
 
 // prepare reads the trace and encodes what the schedule sends, in order.
 func (r *run) prepare() {
@@ -214,6 +221,7 @@ func (r *run) prepare() {
 		}
 		x := r.encode(&e, it.row.Clone(), it.lap, it.prompt, it.output, it.abort)
 		x.reschedule(it.due)
+		x.shift = it.due - r.plan.scale(it.row.Arrival-r.plan.Base)
 		if r.plan.Options.Concurrency > 0 {
 			x.user = &user{}
 			x.user.open.Store(1 + int64(len(x.children)))
@@ -232,17 +240,17 @@ type encoder struct {
 
 // encode makes the exchange of a row, which it keeps.
 func (r *run) encode(e *encoder, row *traceformat.Row, lap int32, prompt, output int, a abort) *exchange {
-	x := &exchange{run: r, prompt: prompt, output: output, abort: a}
+	x := &exchange{run: r, prompt: prompt, output: output, abort: a, source: row.Lap}
 	x.row.Request = row.Request
-	x.row.Lap = lap
 	x.clip()
 	x.worker = r.workers[int(r.encoded.Add(1))%len(r.workers)]
 	if r.plan.talks != nil {
-		x.children = r.plan.talks.turns[row.ID]
+		x.children = r.plan.talks.turns[requestKey{row.ID, row.Lap}]
 		for range x.children {
 			r.queue.park()
 		}
 	}
+	x.row.Lap = lap
 	e.ids = r.plan.prompts.append(e.ids[:0], &x.row.Request, prompt-r.plan.template(), lap)
 	call := x.call()
 	if r.Backend.TokenIDs() {
@@ -263,8 +271,10 @@ func (r *run) answered(x *exchange, at time.Duration) {
 	if len(x.children) > 0 && !r.stopping() {
 		var e encoder
 		for _, t := range x.children {
-			y := r.encode(&e, t.row.Clone(), x.row.Lap, t.prompt, t.output, t.abort)
-			y.reschedule(r.plan.due(t, x.row.Lap, at))
+			// A turn is in the same round of the plan as what it continues.
+			y := r.encode(&e, t.row.Clone(), x.row.Lap-x.source+t.row.Lap, t.prompt, t.output, t.abort)
+			y.reschedule(r.plan.due(t, x.shift, at))
+			y.shift = x.shift
 			if y.user = x.user; y.user != nil {
 				y.user.open.Add(int64(len(y.children)))
 			}
@@ -272,7 +282,7 @@ func (r *run) answered(x *exchange, at time.Duration) {
 		}
 	}
 	if x.user != nil && x.user.open.Add(-1) == 0 {
-		r.queue.leave()
+		r.queue.leave(at)
 	}
 }
 
@@ -320,8 +330,9 @@ func (r *run) launch(x *exchange) {
 		o := &x.row.Outcome
 		o.Result, o.Error = traceformat.ResultShed, "max_in_flight"
 		o.Scheduled, o.Wake = traceformat.Some(x.due), traceformat.Some(x.wake-r.start)
-		r.answered(x, x.wake-r.start)
-		r.record(x)
+		// What follows may wait for a disk, and the pacer may not.
+		x.shed = true
+		x.worker.push(x)
 		return
 	}
 	r.progress.sent.Add(1)
@@ -344,10 +355,6 @@ func (r *run) send(x *exchange) {
 	x.mu.Unlock()
 	if x.timeout.Load() != noTimeout {
 		call.Abort() // it was given up between two attempts
-		return
-	}
-	if x.abort.set && x.run.plan.Options.Aborts == AbortTime {
-		time.AfterFunc(x.abort.after, x.hangUp)
 	}
 }
 
@@ -356,19 +363,24 @@ func (r *run) resend(x *exchange) {
 	r.progress.retries.Add(1)
 	x.reset()
 	pause := min(100*time.Millisecond<<min(x.attempts-1, 10), 10*time.Second)
-	time.AfterFunc(pause, func() {
-		if r.stopping() {
+	go func() {
+		select {
+		case <-time.After(pause):
+			r.send(x)
+		case <-r.halted:
+			r.cut.Store(true)
 			x.timeout.CompareAndSwap(noTimeout, interrupted)
 			x.Close(clock.Now(), wire.ErrAborted)
-			return
 		}
-		r.send(x)
-	})
+	}()
 }
 
 // record passes a finished exchange on.
 func (r *run) record(x *exchange) {
 	x.settled.Store(true)
+	if x.abortTimer != nil {
+		x.abortTimer.Stop()
+	}
 	if x.row.Result != traceformat.ResultShed {
 		r.progress.inFlight.Add(-1)
 	}
@@ -461,6 +473,9 @@ func (r *run) expire(all bool) {
 			why = idleTimeout
 		}
 		if why != noTimeout && x.timeout.CompareAndSwap(noTimeout, why) {
+			if why == interrupted {
+				r.cut.Store(true)
+			}
 			victims = append(victims, x)
 		}
 	}

@@ -433,3 +433,95 @@ func TestRunLoops(t *testing.T) {
 		}
 	})
 }
+
+// The clocks of a request whose first attempt never connected are those of the
+// one that did.
+func TestRunRetryAfterARefusedConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := Defaults()
+		o.Retries = 1
+		rows, _, err := play(t, every(1, time.Second), o, &fakeClient{script: func(i int) string {
+			return []string{"refuse", answer}[i]
+		}}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := rows[0]
+		const pause = 100 * time.Millisecond
+		if r.Sent.V != pause || r.TTFT.V != 50*time.Millisecond || !r.Conn.OK {
+			t.Errorf("sent %v, TTFT %v, connection %v; want %v, 50ms, known", r.Sent, r.TTFT, r.Conn, pause)
+		}
+	})
+}
+
+// Everything was sent, and an interrupt cut the last answer short: that is no
+// complete run.
+func TestRunCutAnswersAreAnInterruptedRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := Defaults()
+		o.Grace = time.Second
+		drain := make(chan struct{})
+		time.AfterFunc(10*time.Second, func() { close(drain) })
+		rows, stats, err := play(t, every(2, time.Second), o, &fakeClient{script: func(int) string { return "sent head tok hang" }},
+			func(c *Config) { c.Drain = drain })
+		if err != nil || stats.Unsent != 0 || !stats.Interrupted || len(rows) != 2 {
+			t.Errorf("err = %v, %d rows, stats = %+v; want 2 rows, interrupted", err, len(rows), stats)
+		}
+	})
+}
+
+// A slow disk holds up neither the schedule nor the shedding.
+func TestRunShedsWithoutWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := Defaults()
+		o.MaxInFlight = 1
+		stalled := false
+		rows, _, err := play(t, every(4000, time.Millisecond), o, &fakeClient{script: func(int) string { return "sent 1h head tok tok tok tok end" }},
+			func(c *Config) {
+				record := c.Record
+				c.Record = func(r *traceformat.Row) error {
+					if !stalled {
+						stalled = true
+						time.Sleep(3 * time.Second)
+					}
+					return record(r)
+				}
+			})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range rows {
+			if lag := r.Wake.V - r.Scheduled.V; lag != 0 {
+				t.Fatalf("request %d woke %v late", r.ID, lag)
+			}
+		}
+	})
+}
+
+// A replay of a looped replay sends every request of every lap again, with the
+// prompt that it had.
+func TestRunOfARun(t *testing.T) {
+	for _, policy := range []SessionPolicy{SessionsRecorded, SessionsThink} {
+		synctest.Test(t, func(t *testing.T) {
+			o := Defaults()
+			o.Loop, o.Sessions = 3, policy
+			script := &fakeClient{script: func(int) string { return answer }}
+			first, _, err := play(t, talk(), o, script, nil)
+			if err != nil || len(first) != 9 {
+				t.Fatalf("%s: err = %v, %d rows; want 9", policy, err, len(first))
+			}
+			o.Loop = 1
+			second, _, err := play(t, &rowsOf{rows: first}, o, &fakeClient{script: script.script}, nil)
+			if err != nil || len(second) != 9 {
+				t.Fatalf("%s: the replay of the run: err = %v, %d rows; want 9", policy, err, len(second))
+			}
+			for i, r := range second {
+				w := first[i]
+				if r.ID != w.ID || r.Lap != w.Lap || r.Scheduled.V != w.Scheduled.V || r.PromptDigest != w.PromptDigest {
+					t.Errorf("%s: request %d: (%d, %d) at %v, digest %v; want (%d, %d) at %v, %v", policy, i,
+						r.ID, r.Lap, r.Scheduled.V, r.PromptDigest.V, w.ID, w.Lap, w.Scheduled.V, w.PromptDigest.V)
+				}
+			}
+		})
+	}
+}

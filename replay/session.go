@@ -35,12 +35,19 @@ const maxTurns = 2 << 20
 // conversations is what a plan keeps of the sessions of a trace where turns
 // wait for answers: which request each turn continues.
 type conversations struct {
-	turns  map[int64][]*turn // by the id of the request that they continue
-	is     map[int64]bool    // ids of turns; other requests are sent by the schedule
-	sent   map[int64]bool    // ids of session rows that the plan sends
-	last   map[int64]last    // by session
+	turns  map[requestKey][]*turn // by the request that they continue
+	is     map[requestKey]bool    // the turns; other requests are sent by the schedule
+	sent   map[requestKey]int64   // session rows that the plan sends, and their sessions
+	last   map[requestKey]last    // by session and lap
 	n      int
 	silent notes // turns whose pause is unknown
+}
+
+// A requestKey identifies a row of the trace that is played, or a session of
+// one of its laps.
+type requestKey struct {
+	id  int64
+	lap int32
 }
 
 // last is what the next turn of a session needs of the one before it.
@@ -50,7 +57,7 @@ type last struct {
 }
 
 func newConversations() *conversations {
-	return &conversations{turns: map[int64][]*turn{}, is: map[int64]bool{}, sent: map[int64]bool{}, last: map[int64]last{}}
+	return &conversations{turns: map[requestKey][]*turn{}, is: map[requestKey]bool{}, sent: map[requestKey]int64{}, last: map[requestKey]last{}}
 }
 
 // add looks at one planned row, in trace order.
@@ -60,7 +67,7 @@ func (c *conversations) add(it *item) error {
 	if !ok {
 		return nil
 	}
-	before, hasBefore := c.last[session]
+	before, hasBefore := c.last[requestKey{session, row.Lap}]
 	now := last{id: row.ID}
 	if e2e, ok := row.E2E.Get(); ok {
 		// In a run E2E counts from the send, in a capture from the arrival.
@@ -70,17 +77,20 @@ func (c *conversations) add(it *item) error {
 		}
 		now.answer = traceformat.Some(sent + e2e)
 	}
-	c.last[session] = now
-	c.sent[row.ID] = true
+	c.last[requestKey{session, row.Lap}] = now
+	c.sent[requestKey{row.ID, row.Lap}] = session
 
 	parent, follows := row.Parent.Get()
 	if !follows && hasBefore {
 		parent, follows = before.id, true
 	}
-	if !follows || !c.sent[parent] || parent == row.ID {
+	key := requestKey{parent, row.Lap}
+	// A parent in another session is no turn of this conversation, and may be
+	// another shard's.
+	if of, ok := c.sent[key]; !follows || !ok || of != session || parent == row.ID {
 		return nil
 	}
-	t := &turn{row: *row.Clone(), prompt: it.prompt, output: it.output, abort: it.abort, pause: row.Think}
+	t := &turn{row: traceformat.Row{Request: row.Clone().Request}, prompt: it.prompt, output: it.output, abort: it.abort, pause: row.Think}
 	if !t.pause.OK {
 		t.pause = row.Delay
 	}
@@ -93,16 +103,16 @@ func (c *conversations) add(it *item) error {
 	if c.n++; c.n > maxTurns {
 		return fmt.Errorf("more than %d turns wait for answers, which is more than is held in memory: play a part (--duration) or --sessions recorded", maxTurns)
 	}
-	c.turns[parent] = append(c.turns[parent], t)
-	c.is[row.ID] = true
+	c.turns[key] = append(c.turns[key], t)
+	c.is[requestKey{row.ID, row.Lap}] = true
 	return nil
 }
 
-// follow counts the turns that wait for request id, directly or not.
-func (c *conversations) follow(id int64) int64 {
-	n := int64(len(c.turns[id]))
-	for _, t := range c.turns[id] {
-		n += c.follow(t.row.ID)
+// follow counts the turns that wait for a request, directly or not.
+func (c *conversations) follow(key requestKey) int64 {
+	n := int64(len(c.turns[key]))
+	for _, t := range c.turns[key] {
+		n += c.follow(requestKey{t.row.ID, t.row.Lap})
 	}
 	return n
 }
@@ -110,15 +120,15 @@ func (c *conversations) follow(id int64) int64 {
 // planned frees what only planning needed.
 func (c *conversations) planned() { c.sent, c.last = nil, nil }
 
-// due is when t is sent if the answer that it waits for ended at answered.
-// Both times are of the run.
-func (p *Plan) due(t *turn, lap int32, answered time.Duration) time.Duration {
+// due is when t is sent if the answer that it waits for ended at answered, in a
+// session that is shift later than recorded. All three are of the run.
+func (p *Plan) due(t *turn, shift, answered time.Duration) time.Duration {
 	after := answered
 	if p.Options.Sessions != SessionsRecorded {
 		after += p.scale(t.pause.V)
 	}
 	if p.Options.Sessions == SessionsBoth {
-		return max(after, p.scale(t.row.Arrival-p.Base+time.Duration(lap)*p.Lap))
+		return max(after, p.scale(t.row.Arrival-p.Base)+shift)
 	}
 	return after
 }

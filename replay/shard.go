@@ -39,12 +39,20 @@ func ShardFromEnv(getenv func(string) string) (s Shard, ok bool, err error) {
 		return n
 	}
 	switch {
-	case getenv("JOB_COMPLETION_INDEX") != "" && getenv("JOB_COMPLETIONS") != "":
+	case getenv("JOB_COMPLETION_INDEX") != "":
+		if getenv("JOB_COMPLETIONS") == "" {
+			// Kubernetes says which pod this is and not of how many. Every pod
+			// playing all of it would be that many times the load.
+			return Shard{}, false, fmt.Errorf("JOB_COMPLETION_INDEX is set and JOB_COMPLETIONS, the number of shards, is not: pass it on in the manifest, or say --shard %s/N", getenv("JOB_COMPLETION_INDEX"))
+		}
 		s = Shard{number("JOB_COMPLETION_INDEX"), number("JOB_COMPLETIONS")}
 	case getenv("SLURM_ARRAY_TASK_ID") != "" && getenv("SLURM_ARRAY_TASK_COUNT") != "":
 		s = Shard{number("SLURM_ARRAY_TASK_ID"), number("SLURM_ARRAY_TASK_COUNT")}
 		if getenv("SLURM_ARRAY_TASK_MIN") != "" {
 			s.Index -= number("SLURM_ARRAY_TASK_MIN")
+		}
+		if getenv("SLURM_ARRAY_TASK_STEP") != "" {
+			s.Index /= max(1, number("SLURM_ARRAY_TASK_STEP"))
 		}
 	default:
 		return Shard{}, false, nil
