@@ -37,7 +37,7 @@ type Dir struct {
 
 // CreateDir makes the directory of a run and writes its manifest. A directory
 // that holds a run already is refused, or emptied of that run with force.
-func CreateDir(path string, m *Manifest, p *Plan, slos []metrics.SLO, force bool) (*Dir, error) {
+func CreateDir(path string, m *Manifest, p *Plan, slos []metrics.SLO, limits metrics.Limits, force bool) (*Dir, error) {
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return nil, err
 	}
@@ -73,7 +73,7 @@ func CreateDir(path string, m *Manifest, p *Plan, slos []metrics.SLO, force bool
 		to = 0 // the last send, whenever that was
 	}
 	d.metrics = metrics.NewCollector(metrics.Config{
-		From: p.Warmup(), To: to, SLOs: slos, TokenIDs: p.Words == nil, Planned: p.Rows,
+		From: p.Warmup(), To: to, SLOs: slos, Limits: limits, TokenIDs: p.Words == nil, Planned: p.Rows,
 	})
 	return d, nil
 }

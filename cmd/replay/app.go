@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/urfave/cli/v2"
 
+	"reprise/internal/metrics"
 	"reprise/replay"
 )
 
@@ -69,6 +70,8 @@ results are kept).`,
 			&cli.BoolFlag{Name: "dequantise", Usage: "spread arrivals within the tick of the source's clock"},
 
 			&cli.StringSliceFlag{Name: "slo", Usage: "goodput counts requests that meet it, for example 'ttft<500ms'; `METRIC<TIME` of ttft, tpot, e2e"},
+			&cli.DurationFlag{Name: "max-send-error", Usage: "the run is valid while the send error's p99 is at most `TIME`", DefaultText: "5ms, and at most 1 % of the median TTFT but no less than 1ms"},
+			&cli.Float64Flag{Name: "max-prompt-error", Value: metrics.DefaultLimits().PromptShare, Usage: "and while no prompt sent as text is off by more than this `SHARE` of its tokens"},
 			&cli.StringFlag{Name: "metrics-as", Usage: "also print the figures by another `TOOL`'s formulas: vllm, sglang, aiperf, guidellm, genai-perf"},
 
 			&cli.IntFlag{Name: "retries", Value: d.Retries, Usage: "send a request that got no answer up to `N` times more"},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net/url"
 	"os"
 	"os/signal"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -50,14 +52,18 @@ func play(c *urfave.Context) error {
 	if as := c.String("metrics-as"); as != "" && !slices.Contains(metrics.Tools(), as) {
 		return cli.Usagef("", "no metrics of %q; there are %s", as, strings.Join(metrics.Tools(), ", "))
 	}
-	ctx, drain, done := signals(c.App.ErrWriter)
+	limits, err := fidelityLimits(c)
+	if err != nil {
+		return err
+	}
+	ctx, interrupts, done := signals(c.App.ErrWriter)
 	defer done()
 
 	file, err := loadTokenizer(c)
 	if err != nil {
 		return err
 	}
-	source, name, closeSource, err := openSource(c)
+	source, name, closeSource, err := openSource(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -80,6 +86,10 @@ func play(c *urfave.Context) error {
 	if err != nil {
 		return explain(name, err)
 	}
+	output := outputName(c, o.Shard)
+	if err := apart(c.Args().First(), output); err != nil {
+		return err
+	}
 	cache, err := plan.PrepareCache(ctx, srv.backend, srv.info, func(s string) { fmt.Fprintln(c.App.ErrWriter, s) })
 	if err != nil {
 		return explainCache(err)
@@ -94,7 +104,7 @@ func play(c *urfave.Context) error {
 		Backend: srv.name, URL: srv.public, Client: client.Kind(), Info: srv.info,
 	})
 	m.Cache = cache
-	dir, err := replay.CreateDir(outputName(c), m, plan, slos, c.Bool("force"))
+	dir, err := replay.CreateDir(output, m, plan, slos, limits, c.Bool("force"))
 	if err != nil {
 		return err
 	}
@@ -117,8 +127,9 @@ func play(c *urfave.Context) error {
 	if !c.Bool("quiet") {
 		viewing.Go(func() { view.Run(viewDone) })
 	}
+	interrupts.drain()
 	stats, runErr := plan.Run(ctx, replay.Config{
-		Backend: srv.backend, Client: client, Header: srv.header, Record: dir.Record, Progress: progress, Drain: drain,
+		Backend: srv.backend, Client: client, Header: srv.header, Record: dir.Record, Progress: progress, Drain: interrupts.first,
 	})
 	close(viewDone)
 	viewing.Wait()
@@ -127,16 +138,29 @@ func play(c *urfave.Context) error {
 	}
 	ws := client.Stats()
 	m.Server.Wire = &ws
+	if ws.Resent > 0 {
+		m.Warnings = append(m.Warnings, fmt.Sprintf("%d requests met a kept-alive connection that the server had just closed, and went out again on a new one", ws.Resent))
+	}
+	if stats.WarmError != "" {
+		m.Warnings = append(m.Warnings, "connections could not be opened ahead: "+stats.WarmError)
+	}
 	cache.Finish(ctx, stats)
 
-	summary, err := dir.Close(stats, runErr)
-	if err != nil {
-		return fmt.Errorf("closing the run: %w", errors.Join(runErr, err))
-	}
+	// The figures are complete even where the disk was not.
+	summary, closeErr := dir.Close(stats, runErr)
 	if err := show(c, summary, m, dir); err != nil {
-		return err
+		return errors.Join(err, closeErr)
+	}
+	for _, w := range m.Warnings {
+		fmt.Fprintf(c.App.ErrWriter, "warning: %s\n", w)
 	}
 	switch {
+	case closeErr != nil:
+		hint := ""
+		if _, err := os.Stat(filepath.Join(output, traceformat.JournalPath(replay.TraceFile))); err == nil {
+			hint = "trace recover " + output + " saves what the journal holds"
+		}
+		return &cli.Error{Code: cli.Failed, Err: fmt.Errorf("closing the run: %w", closeErr), Hint: hint}
 	case stats.Interrupted && (runErr == nil || errors.Is(runErr, context.Canceled)):
 		return &cli.Error{Code: cli.Interrupted}
 	case runErr != nil:
@@ -202,27 +226,41 @@ func options(c *urfave.Context) (replay.Options, error) {
 			errs = append(errs, fmt.Errorf("--start-at %q: want RFC 3339, such as 2026-01-31T12:00:00Z", s))
 		}
 	}
+	if !o.StartAt.IsZero() && time.Until(o.StartAt) < 0 {
+		errs = append(errs, fmt.Errorf("--start-at %s is past", c.String("start-at")))
+	}
 	return o, errors.Join(append(errs, o.Validate())...)
 }
 
-// signals makes the first interrupt end the sending and the second everything.
-func signals(stderr io.Writer) (ctx context.Context, drain chan struct{}, done func()) {
+// interrupts is what a person's Ctrl-C does: before the run it ends the program;
+// during it, the first ends the sending and the second everything.
+type interrupts struct {
+	first   chan struct{} // closed by the first one during the run
+	running atomic.Bool
+}
+
+// drain says that from here on an interrupt is to be drained.
+func (i *interrupts) drain() { i.running.Store(true) }
+
+func signals(stderr io.Writer) (ctx context.Context, i *interrupts, done func()) {
 	ctx, cancel := context.WithCancel(context.Background())
-	drain = make(chan struct{})
+	i = &interrupts{first: make(chan struct{})}
 	ch := make(chan os.Signal, 4)
 	signal.Notify(ch, os.Interrupt, syscall.SIGTERM)
 	go func() {
-		n := 0
+		drained := false
 		for range ch {
-			if n++; n == 1 {
+			if i.running.Load() && !drained {
+				drained = true
 				fmt.Fprintln(stderr, "\ninterrupted: no more is sent, requests in flight may end; again to stop at once")
-				close(drain)
-			} else {
-				cancel()
+				close(i.first)
+				continue
 			}
+			cancel()
+			signal.Stop(ch) // the next one ends the process, should this one not
 		}
 	}()
-	return ctx, drain, func() {
+	return ctx, i, func() {
 		signal.Stop(ch)
 		close(ch)
 		cancel()
@@ -231,7 +269,7 @@ func signals(stderr io.Writer) (ctx context.Context, drain chan struct{}, done f
 
 // openSource returns what opens the trace, as often as needed: standard input,
 // which can be read once, is kept in a temporary file.
-func openSource(c *urfave.Context) (source replay.Source, name string, done func(), err error) {
+func openSource(ctx context.Context, c *urfave.Context) (source replay.Source, name string, done func(), err error) {
 	name = c.Args().First()
 	var opts []traceformat.ReadOption
 	if f := c.String("format"); f != "" {
@@ -247,18 +285,57 @@ func openSource(c *urfave.Context) (source replay.Source, name string, done func
 			return nil, "", nil, err
 		}
 		done = func() { os.Remove(f.Name()) }
-		_, err = io.Copy(f, os.Stdin)
-		if err = errors.Join(err, f.Close()); err != nil {
+		copied := make(chan error, 1)
+		go func() {
+			_, err := io.Copy(f, os.Stdin)
+			copied <- errors.Join(err, f.Close())
+		}()
+		select {
+		case err = <-copied:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		if err != nil {
 			done()
 			return nil, "", nil, fmt.Errorf("keeping standard input: %w", err)
 		}
 		path, name = f.Name(), "standard input"
 	}
-	return func() (traceformat.Reader, error) { return traceformat.Open(path, opts...) }, name, done, nil
+	return func() (traceformat.Reader, error) {
+		rd, err := traceformat.Open(path, opts...)
+		if err != nil {
+			return nil, err
+		}
+		return interruptible{rd, ctx}, nil
+	}, name, done, nil
+}
+
+// interruptible is a Reader that ends with ctx.
+type interruptible struct {
+	traceformat.Reader
+	ctx context.Context
+}
+
+func (r interruptible) All() iter.Seq2[*traceformat.Row, error] {
+	return func(yield func(*traceformat.Row, error) bool) {
+		n := 0
+		for row, err := range r.Reader.All() {
+			if n++; n%4096 == 0 && r.ctx.Err() != nil {
+				yield(nil, r.ctx.Err())
+				return
+			}
+			if !yield(row, err) {
+				return
+			}
+		}
+	}
 }
 
 // explain adds the file and the next step to what NewPlan says.
 func explain(name string, err error) error {
+	if errors.Is(err, context.Canceled) {
+		return err
+	}
 	e := &cli.Error{Code: cli.Failed, Err: err}
 	if plan, ok := errors.AsType[*replay.PlanError](err); ok {
 		e.Err, e.Hint = fmt.Errorf("%s: %w", name, err), plan.Hint
@@ -389,7 +466,7 @@ func connect(ctx context.Context, c *urfave.Context) (*server, error) {
 
 // dial makes the wire client of the run.
 func dial(c *urfave.Context, base string, p *replay.Plan) (wire.Client, error) {
-	if err := wire.Preflight(p.Connections); err != nil {
+	if err := wire.Preflight(min(p.Connections, replay.MaxWarm)); err != nil {
 		return nil, &cli.Error{Code: cli.Failed, Err: err, Hint: "--max-in-flight bounds the connections; requests beyond it are shed"}
 	}
 	o := wire.Options{Connect: c.Duration("connect-timeout"), RetryStale: true}
@@ -405,11 +482,43 @@ func dial(c *urfave.Context, base string, p *replay.Plan) (wire.Client, error) {
 	}
 }
 
-func outputName(c *urfave.Context) string {
+func outputName(c *urfave.Context, s replay.Shard) string {
 	if o := c.String("output"); o != "" {
 		return filepath.Clean(o)
 	}
-	return "run-" + time.Now().Format("20060102-150405")
+	name := "run-" + time.Now().Format("20060102-150405")
+	if s.Of > 1 {
+		name += fmt.Sprintf("-shard-%d-of-%d", s.Index, s.Of)
+	}
+	return name
+}
+
+// apart refuses to write the run over the trace that it plays.
+func apart(trace, output string) error {
+	target, err := os.Stat(filepath.Join(output, replay.TraceFile))
+	if err != nil {
+		return nil
+	}
+	for _, name := range []string{trace, filepath.Join(trace, replay.TraceFile)} {
+		if s, err := os.Stat(name); err == nil && os.SameFile(s, target) {
+			return cli.Usagef("", "-o %s is the run that is played: name another directory", output)
+		}
+	}
+	return nil
+}
+
+func fidelityLimits(c *urfave.Context) (metrics.Limits, error) {
+	l := metrics.DefaultLimits()
+	if d := c.Duration("max-send-error"); d != 0 {
+		if d < 0 {
+			return l, cli.Usagef("", "--max-send-error is %v, want more than 0", d)
+		}
+		l.SendErrorP99, l.SendErrorFloor = d, d
+	}
+	if l.PromptShare = c.Float64("max-prompt-error"); !(l.PromptShare >= 0 && l.PromptShare <= 1) {
+		return l, cli.Usagef("", "--max-prompt-error is %v, want a share from 0 to 1", l.PromptShare)
+	}
+	return l, nil
 }
 
 // safeArgs is the command line without what a manifest must not hold.

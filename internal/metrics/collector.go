@@ -212,8 +212,8 @@ func (c *Collector) count(row *traceformat.Row, r *Reading) {
 	}
 	// A request that ended early for another reason says nothing about lengths.
 	if r.Class == OK || r.Outcome == WrongLength {
-		c.lengths.Prompt.add(r.AskedPromptTokens, r.PromptTokens)
-		c.lengths.Output.add(r.AskedOutputTokens, r.OutputTokens)
+		c.lengths.Prompt.add(r.AskedPromptTokens, r.PromptTokens, c.conf.Limits.PromptShare)
+		c.lengths.Output.add(r.AskedOutputTokens, r.OutputTokens, 0)
 	}
 }
 
@@ -301,7 +301,7 @@ func ceilMS(d time.Duration) int64 {
 }
 
 // add compares one asked count with the one that was served.
-func (l *Length) add(asked, served traceformat.Opt[int32]) {
+func (l *Length) add(asked, served traceformat.Opt[int32], share float64) {
 	switch {
 	case !asked.OK:
 		return
@@ -317,6 +317,9 @@ func (l *Length) add(asked, served traceformat.Opt[int32]) {
 		l.Exact++
 	}
 	l.MaxError = max(l.MaxError, diff, -diff)
+	if float64(max(diff, -diff)) > share*float64(asked.V) {
+		l.Over++
+	}
 }
 
 // byTime orders records by time zero.

@@ -19,13 +19,13 @@ type Limits struct {
 	SendErrorP99       time.Duration `json:"send_error_ns_p99"`
 	SendErrorFloor     time.Duration `json:"send_error_ns_floor"`
 	SendErrorTTFTShare float64       `json:"send_error_ttft_share"`
-	// PromptShare is how far the sum of prompt tokens may be off where prompts
-	// went as text. As token ids they may not be off at all.
+	// PromptShare is how far each prompt may be off, as a share of its tokens,
+	// where prompts went as text. As token ids they may not be off at all.
 	PromptShare float64 `json:"text_prompt_tokens_share"`
 }
 
 // DefaultLimits are 5 ms, 1 % of the median TTFT but at least 1 ms, and 1 % of
-// the tokens of prompts sent as text.
+// the tokens of each prompt sent as text.
 func DefaultLimits() Limits {
 	return Limits{SendErrorP99: 5 * time.Millisecond, SendErrorFloor: time.Millisecond, SendErrorTTFTShare: 0.01, PromptShare: 0.01}
 }
@@ -170,8 +170,9 @@ func (c *Collector) lengthsRight(s *Summary, bad func(string, ...any)) {
 	case c.conf.TokenIDs:
 		bad("%s of %s had another length at the server, by up to %s", units.Count(off), plural(p.Verified, "prompt"), plural(p.MaxError, "token"))
 	default:
-		if share := p.share(); share > s.Fidelity.Limits.PromptShare {
-			bad("prompt tokens are off by %s, over the limit of %s", units.Percent(share), units.Percent(s.Fidelity.Limits.PromptShare))
+		if p.Over > 0 {
+			bad("%s of %s off by more than %s of its tokens, by up to %s", units.Count(p.Over), plural(p.Verified, "prompt"),
+				units.Percent(s.Fidelity.Limits.PromptShare), plural(p.MaxError, "token"))
 		}
 	}
 	if off := o.Verified - o.Exact; off > 0 {
@@ -180,13 +181,4 @@ func (c *Collector) lengthsRight(s *Summary, bad func(string, ...any)) {
 	if c.conf.TokenIDs && p.Unverified+o.Unverified > 0 {
 		bad("the server told no token count of %s: lengths are unverified", plural(max(p.Unverified, o.Unverified), "answer"))
 	}
-}
-
-// share is how far the sum is off.
-func (l *Length) share() float64 {
-	if l.Asked == 0 {
-		return 0
-	}
-	d := float64(l.Served-l.Asked) / float64(l.Asked)
-	return max(d, -d)
 }

@@ -502,7 +502,11 @@ func TestFidelity(t *testing.T) {
 			r.ServedPromptTokens.V = 101
 		})), nil, "", 3 * ms1},
 		{"text far off", Config{}, []*traceformat.Row{with(sent(0, event{300 * ms1, 1}), func(r *traceformat.Row) { r.ServedPromptTokens.V = 90 })},
-			[]string{"prompt tokens are off by 10 %, over the limit of 1 %"}, "", 5 * ms1},
+			[]string{"1 of 1 prompt off by more than 1 % of its tokens, by up to 10 tokens"}, "", 5 * ms1},
+		{"text errors that cancel out", Config{}, []*traceformat.Row{
+			with(sent(0, event{300 * ms1, 1}), func(r *traceformat.Row) { r.ServedPromptTokens.V = 95 }),
+			with(sent(s1, event{300 * ms1, 1}), func(r *traceformat.Row) { r.ServedPromptTokens.V = 105 }),
+		}, []string{"2 of 2 prompts off by more than 1 % of its tokens, by up to 5 tokens"}, "", 5 * ms1},
 		{"an answer too short", Config{}, append(run(10, 300*ms1, 0, 0), with(sent(0, event{300 * ms1, 4}), func(r *traceformat.Row) { r.OutputTokens.V = 9 })),
 			[]string{"1 of 11 answers had another length than asked for, by up to 5 tokens"}, "", 3 * ms1},
 		{"no counts from the server", Config{TokenIDs: true}, []*traceformat.Row{with(sent(0, event{300 * ms1, 1}), func(r *traceformat.Row) { r.ServedPromptTokens.OK = false })},

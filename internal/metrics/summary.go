@@ -138,6 +138,7 @@ type Length struct {
 	Asked      int64 `json:"asked"`  // sum over verified
 	Served     int64 `json:"served"` // sum over verified
 	MaxError   int64 `json:"error_max"`
+	Over       int64 `json:"requests_over_limit"` // off by more than Limits.PromptShare of what was asked
 }
 
 // Goodput counts requests that met every SLO.
