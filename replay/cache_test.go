@@ -536,7 +536,7 @@ cache       cold, flushed after a wait of 3.00 s
 	if err := (&CacheRecord{Mode: CacheWarm, Reported: r.Reported}).Render(&b, 88); err != nil || b.Len() > 0 {
 		t.Errorf("a trace without prefixes on a warm cache: %q, %v", b.String(), err)
 	}
-	for _, line := range strings.Split(want, "\n") {
+	for line := range strings.SplitSeq(want, "\n") {
 		if len(line) > 88 {
 			t.Errorf("line of %d: %s", len(line), line)
 		}
