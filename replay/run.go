@@ -90,14 +90,16 @@ type run struct {
 	progress *Progress
 	start    time.Duration // clock reading of the run's zero
 
-	workers []*worker
-	encoded atomic.Int64
-	records chan *exchange
-	flying  sync.WaitGroup // exchanges that Record has not seen
-	queue   *queue
-	cache   *cacheTally
-	waker   atomic.Pointer[alarm]
-	cut     atomic.Bool // a request was given up because the run was stopped
+	workers   []*worker
+	encoded   atomic.Int64
+	records   chan *exchange
+	flying    sync.WaitGroup // exchanges that Record has not seen
+	queue     *queue
+	cache     *cacheTally
+	waker     atomic.Pointer[alarm]
+	spareIdle int64         // connections idle when more were last asked for,
+	spareAt   time.Duration // and when
+	cut       atomic.Bool   // a request was given up because the run was stopped
 
 	mu     sync.Mutex
 	live   []*exchange   // for timeouts; swept of the finished ones
@@ -447,6 +449,29 @@ func (r *run) watch(ctx, stopped context.Context) {
 			abandon = true
 		}
 		r.expire(abandon)
+		r.reserve()
+	}
+}
+
+// reserve keeps connections open for the next moments where requests in flight
+// have taken what was opened ahead: a server that is slower than guessed, or one
+// that closes each connection after its answer.
+func (r *run) reserve() {
+	spare := max(32, min(r.plan.PeakRate, 1024))
+	if left := r.plan.Rows - r.progress.sent.Load() - r.progress.shed.Load(); left < spare {
+		spare = left
+	}
+	if limit := int64(r.plan.Options.MaxInFlight); limit > 0 {
+		spare = min(spare, limit-r.progress.inFlight.Load())
+	}
+	idle := r.Client.Stats().Idle
+	if idle < 0 || idle >= spare {
+		return
+	}
+	// Those asked for last may still be opening, or the server may not answer.
+	if now := clock.Now(); idle > r.spareIdle || now-r.spareAt > time.Second {
+		r.spareIdle, r.spareAt = idle, now
+		r.Client.Spare(int(spare - idle))
 	}
 }
 

@@ -103,6 +103,7 @@ type fakeClient struct {
 }
 
 func (f *fakeClient) Warm(int) error    { return nil }
+func (f *fakeClient) Spare(int)         {}
 func (f *fakeClient) Kind() string      { return "fake" }
 func (f *fakeClient) Stats() wire.Stats { return wire.Stats{} }
 func (f *fakeClient) Close()            { f.wg.Wait() }

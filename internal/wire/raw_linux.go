@@ -97,8 +97,22 @@ func (c *rawClient) Stats() (st Stats) {
 		st.Reopened += s.reopened.Load()
 		st.Stale += s.stale.Load()
 		st.Resent += s.resent.Load()
+		st.Idle += s.spare.Load()
 	}
 	return st
+}
+
+// Spare implements Client.
+func (c *rawClient) Spare(n int) {
+	for i, s := range c.shards {
+		k := n / len(c.shards)
+		if i < n%len(c.shards) {
+			k++
+		}
+		if k > 0 {
+			s.warm(k, false)
+		}
+	}
 }
 
 // Warm implements Client.
@@ -110,7 +124,7 @@ func (c *rawClient) Warm(n int) error {
 			k++
 		}
 		if k > 0 {
-			errs = append(errs, s.warm(k))
+			errs = append(errs, s.warm(k, true))
 		}
 	}
 	var first error

@@ -142,6 +142,7 @@ type warming struct {
 	todo, flying int
 	err          error
 	done         chan error // nil once it was told
+	keep         bool       // to be replaced when the server closes them
 }
 
 const (
@@ -487,7 +488,9 @@ func (s *shard) attend() bool {
 			w.err = fmt.Errorf("%d connections to open ahead exceed the limit of %d, with %d open", w.todo, s.max, s.open)
 			w.todo = 0
 		}
-		s.warmed += w.todo
+		if w.keep {
+			s.warmed += w.todo
+		}
 		s.pump(w)
 	}
 	clear(do.aborts)
@@ -744,7 +747,7 @@ func (s *shard) connected(cn *conn) {
 }
 
 // warm asks the loop for n connections.
-func (s *shard) warm(n int) chan error {
+func (s *shard) warm(n int, keep bool) chan error {
 	done := make(chan error, 1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -752,7 +755,7 @@ func (s *shard) warm(n int) chan error {
 		done <- net.ErrClosed
 		return done
 	}
-	s.posts.warms = append(s.posts.warms, &warming{todo: n, done: done})
+	s.posts.warms = append(s.posts.warms, &warming{todo: n, keep: keep, done: done})
 	s.rouse()
 	return done
 }

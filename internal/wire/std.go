@@ -87,8 +87,11 @@ type stdClient struct {
 func (c *stdClient) Kind() string { return KindStd }
 
 func (c *stdClient) Stats() Stats {
-	return Stats{Dialed: c.dialed.Load(), Stale: c.stale.Load(), Resent: c.resent.Load()}
+	return Stats{Dialed: c.dialed.Load(), Stale: c.stale.Load(), Resent: c.resent.Load(), Idle: -1}
 }
+
+// Spare implements Client.
+func (c *stdClient) Spare(int) {}
 
 // A stampConn notes when bytes pass. It is what the transport reads from, below
 // its buffers and below TLS, so that its stamps are those of the system calls.

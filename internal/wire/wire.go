@@ -122,6 +122,10 @@ type Client interface {
 	// when a server closes them for being idle, as many do after seconds, so
 	// that they are there for the burst they were opened for.
 	Warm(n int) error
+	// Spare begins to open n connections more and returns at once. Unlike those
+	// of Warm they are not replaced when the server closes them. Net/http opens
+	// none.
+	Spare(n int)
 	// Start sends req and returns at once. It may call sink's Conn and Sent
 	// itself, before it returns; all else is told from another goroutine.
 	Start(req *Request, sink Sink) Call
@@ -154,6 +158,7 @@ type Stats struct {
 	Reopened int64 `json:"reopened"` // of these, in place of idle ones that the server closed
 	Stale    int64 `json:"stale"`    // requests that met a connection the server had closed
 	Resent   int64 `json:"resent"`   // requests sent a second time, see Options.RetryStale
+	Idle     int64 `json:"-"`        // connections open now that carry no request; -1: not known
 }
 
 // Options say how a client connects. The zero value is useful.
