@@ -244,7 +244,7 @@ func TestEngineVLLM(t *testing.T) {
 	port := freePort(t)
 	url := serve(t, port, "/health", 5*time.Minute, "bash", script, venv, model, port,
 		"--enable-per-request-metrics", "--enable-prompt-tokens-details")
-	rows := playAzure(t, "--backend", "vllm", "--url", url, "--limit", "150", "--speedup", "0.2", "--too-long", "skip")
+	rows := playAzure(t, "--backend", "vllm", "--url", url, "--limit", "60", "--speedup", "0.2", "--too-long", "skip")
 	// Our TTFT holds what the engine's own clock says, plus what lies between:
 	// the network, the API server, the event loop.
 	var between []float64
