@@ -1,28 +1,89 @@
 #!/usr/bin/env bash
-# The figures of docs/measurements.md, side by side in one run. Quiet machine
-# wanted: the load is printed so that a busy one shows.
+# The figures of docs/measurements.md, side by side in one run:
+#
+#   bash testdata/bench/run.sh [SECTION...]      all but peers: about ten minutes
+#
+# Sections: machine format timers rate fidelity burst events streams memory azure peers.
+# `peers` installs other load generators into REPRISE_CACHE (~/.cache/reprise) and
+# plays the same traces with them. ROUNDS (2) and SECONDS_EACH (10) shorten or
+# lengthen. A quiet machine is wanted: the load is printed so that a busy one shows.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 shared=${REPRISE_SHARED:-../shared}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
+all="machine format timers rate fidelity burst events streams memory azure"
+[ $# -gt 0 ] || set -- $all
 
-section() { printf '\n## %s\n' "$*"; }
+title() { printf '\n## %s: %s\nload %s\n\n' "$1" "$2" "$(cut -d' ' -f1-3 /proc/loadavg 2>/dev/null || echo unknown)"; }
 
-section "machine"
-echo "$(nproc) cores, load $(cut -d' ' -f1-3 /proc/loadavg), $(go version | cut -d' ' -f3-)"
+programs() {
+  [ ! -f "$out/serve" ] || return 0
+  go build -trimpath -o "$out" ./cmd/replay ./cmd/trace ./internal/wire/mock/serve ./internal/wire/wirebench
+}
 
-section "trace files: CPU seconds a million rows, peak memory"
-go test -run '^$' -bench 'Million|Memory|Chunks' -benchtime 1x -timeout 20m ./traceformat
+play() { # a section of bench.py
+  if [ "$(uname)" != Linux ] || ! command -v python3 >/dev/null; then
+    echo "skipped: this takes Linux and python3"
+    return 0
+  fi
+  programs
+  python3 testdata/bench/bench.py "$out" "$1"
+}
 
-section "timers: how late a sleep ends"
-go test -run '^$' -bench Overshoot ./internal/clock
+machine() {
+  title machine "what this ran on"
+  echo "$(nproc) cores, $(go version | cut -d' ' -f3-), $(uname -sr)"
+  sed -n 's/^model name[^:]*: //p' /proc/cpuinfo 2>/dev/null | head -1
+}
 
-section "a slice of the Azure conversation trace, ten times as fast, on the simulated engine"
-azure=$shared/traces/azure-llm-2023/AzureLLMInferenceTrace_conv.csv
-if [ -f "$azure" ]; then
-  go build -o "$out/replay" ./cmd/replay
-  "$out/replay" "$azure" --duration 10m --speedup 10 -o "$out/run" || echo "exit status $?"
-else
-  echo "skipped: no $azure"
-fi
+format() {
+  title format "trace files: CPU seconds a million rows, peak memory"
+  go test -run '^$' -bench . -benchtime 1x -timeout 20m ./traceformat
+}
+
+timers() {
+  title timers "how late a sleep ends"
+  go test -run '^$' -bench Overshoot ./internal/clock
+}
+
+rate() {
+  title rate "closed loop, 16 events in one write, mock and client on a core each"
+  command -v wrk >/dev/null || echo "without wrk, which is not installed"
+  programs
+  "$out/wirebench" -rounds 3
+}
+
+events() {
+  programs
+  for n in 8 1; do
+    title events "64 streams of 1,000 events, $n in a write; events/s are 1,000 times requests/s"
+    "$out/wirebench" -rounds "${ROUNDS:-2}" -events 1000 -per-write $n
+  done
+}
+
+fidelity() { title fidelity "send error and TTFT error in an open loop"; play fidelity; }
+burst() { title burst "200 requests in 10 ms"; play burst; }
+streams() { title streams "memory of a stream in flight and of a finished request"; play streams; }
+memory() { title memory "over a trace of 10 million rows"; play memory; }
+peers() { title peers "other load generators, the same traces"; play peers; }
+
+azure() {
+  title azure "a slice of the Azure conversation trace, ten times as fast, on the simulated engine"
+  local trace=$shared/traces/azure-llm-2023/AzureLLMInferenceTrace_conv.csv
+  if [ ! -f "$trace" ]; then
+    echo "skipped: no $trace"
+    return 0
+  fi
+  programs
+  "$out/replay" "$trace" --duration 10m --speedup 10 -q -o "$out/run" || echo "exit status $?"
+}
+
+failed=
+for section in "$@"; do
+  case " $all peers " in
+  *" $section "*) "$section" || { echo "$section failed"; failed=1; } ;;
+  *) echo "no section $section; there are: $all peers" >&2; exit 2 ;;
+  esac
+done
+[ -z "$failed" ]
