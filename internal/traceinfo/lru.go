@@ -25,3 +25,25 @@ func (p *PrefixCache) Add(ids []uint64) (limited, unlimited int) {
 // Forgot says that the unlimited cache has met its bound of a million blocks
 // and let go of some: what it finds is the least that one would.
 func (p *PrefixCache) Forgot() bool { return p.c.evicted }
+
+// A HitCurve plays prompts against LRU prefix caches of several sizes at once,
+// in one pass.
+type HitCurve struct{ c *prefixCache }
+
+// NewHitCurve returns empty caches of so many blocks each, ascending and from 2
+// on, beside an unlimited one.
+func NewHitCurve(sizes ...int) *HitCurve { return &HitCurve{newPrefixCache(sizes)} }
+
+// Add plays one prompt and returns how many of its leading blocks the unlimited
+// cache held.
+func (h *HitCurve) Add(ids []uint64) int { return h.c.add(ids) }
+
+// Shares returns, for each size and last for the unlimited cache, the share of
+// all blocks that were hits; NaN where there were no blocks.
+func (h *HitCurve) Shares() []float64 {
+	shares := make([]float64, len(h.c.hits))
+	for i, n := range h.c.hits {
+		shares[i] = float64(n) / float64(h.c.blocks)
+	}
+	return shares
+}
