@@ -6,8 +6,12 @@ import (
 	"math"
 	"time"
 
+	"reprise/internal/jsonscan"
 	"reprise/traceformat"
 )
+
+// A parser is a walk over a body, with steps for what bodies hold.
+type parser struct{ jsonscan.Parser }
 
 // A Chunk is what one event of a stream, or one whole body, says that matters.
 // It covers the dialects by their union: no two use one name for two things.
@@ -63,13 +67,13 @@ var ErrJSON = errors.New("not a JSON object")
 // is allocated, but for names written with escapes.
 func (c *Chunk) Parse(data []byte) error {
 	*c = Chunk{}
-	p := parser{b: data}
+	p := parser{jsonscan.New(data)}
 	var r reply
-	if !p.enter('{') {
+	if !p.Enter('{') {
 		return p.err()
 	}
 	r.parse(&p)
-	if p.peek(); p.bad || p.i != len(data) {
+	if p.Peek(); p.Bad() || p.Rest() != 0 {
 		return p.err()
 	}
 	r.fill(c)
@@ -77,10 +81,10 @@ func (c *Chunk) Parse(data []byte) error {
 }
 
 func (p *parser) err() error {
-	if len(p.b) == 0 {
+	if p.Pos()+p.Rest() == 0 {
 		return fmt.Errorf("%w: it is empty", ErrJSON)
 	}
-	return fmt.Errorf("%w: byte %d of %d", ErrJSON, p.i, len(p.b))
+	return fmt.Errorf("%w: byte %d of %d", ErrJSON, p.Pos(), p.Pos()+p.Rest())
 }
 
 // A reply is the object as it stands: a repeated name replaces what it said
@@ -129,46 +133,46 @@ type metaInfo struct {
 }
 
 func (r *reply) parse(p *parser) {
-	for k, ok := p.key(); ok; k, ok = p.key() {
+	for k, ok := p.Key(); ok; k, ok = p.Key() {
 		switch string(k) {
 		case "object":
-			r.object = p.text()
+			r.object = p.Text()
 		case "error":
-			r.hasError = !p.null()
+			r.hasError = !p.Null()
 		case "choices":
 			r.choices.parse(p)
 		case "usage":
-			r.hasUse = p.peek() == '{'
+			r.hasUse = p.Peek() == '{'
 			r.usage.parse(p)
 		case "text":
-			r.text = len(p.text()) > 0
+			r.text = len(p.Text()) > 0
 		case "index":
 			r.index = p.index()
 		case "output_ids":
 			r.ids = p.ids()
 		case "meta_info":
-			r.hasMeta = p.peek() == '{'
+			r.hasMeta = p.Peek() == '{'
 			r.meta.parse(p)
 		case "metrics":
 			r.metrics.parse(p)
 		case "timings":
 			r.timings.parse(p)
 		default:
-			p.skip()
+			p.Skip()
 		}
 	}
 }
 
 func (cs *choices) parse(p *parser) {
 	*cs = choices{}
-	if !p.enter('[') {
-		p.skip()
+	if !p.Enter('[') {
+		p.Skip()
 		return
 	}
-	for p.elem() {
+	for p.Elem() {
 		cs.n++
-		if !p.enter('{') {
-			p.skip()
+		if !p.Enter('{') {
+			p.Skip()
 			continue
 		}
 		var c struct {
@@ -177,12 +181,12 @@ func (cs *choices) parse(p *parser) {
 			ids                  traceformat.Opt[int32]
 			finish               finish
 		}
-		for k, ok := p.key(); ok; k, ok = p.key() {
+		for k, ok := p.Key(); ok; k, ok = p.Key() {
 			switch string(k) {
 			case "index":
 				c.index = p.index()
 			case "text":
-				c.text = len(p.text()) > 0
+				c.text = len(p.Text()) > 0
 			case "delta":
 				c.delta = p.message()
 			case "message":
@@ -192,7 +196,7 @@ func (cs *choices) parse(p *parser) {
 			case "finish_reason":
 				c.finish.parse(p)
 			default:
-				p.skip()
+				p.Skip()
 			}
 		}
 		cs.index = c.index
@@ -209,12 +213,12 @@ func (cs *choices) parse(p *parser) {
 // message steps over the delta or message of a chat choice and reports whether
 // it carries content.
 func (p *parser) message() bool {
-	if !p.enter('{') {
-		p.skip()
+	if !p.Enter('{') {
+		p.Skip()
 		return false
 	}
 	var content, reasoningContent, reasoning, refusal, calls bool
-	for k, ok := p.key(); ok; k, ok = p.key() {
+	for k, ok := p.Key(); ok; k, ok = p.Key() {
 		switch string(k) {
 		case "content":
 			content = p.filled()
@@ -227,7 +231,7 @@ func (p *parser) message() bool {
 		case "tool_calls":
 			calls = p.filled()
 		default:
-			p.skip()
+			p.Skip()
 		}
 	}
 	return content || reasoningContent || reasoning || refusal || calls
@@ -236,22 +240,22 @@ func (p *parser) message() bool {
 // filled steps over a value and reports whether it is a string or an array, and
 // not empty.
 func (p *parser) filled() bool {
-	if p.peek() == '[' {
-		n, _ := p.elems()
+	if p.Peek() == '[' {
+		n, _ := p.Elems()
 		return n > 0
 	}
-	return len(p.text()) > 0
+	return len(p.Text()) > 0
 }
 
 func (p *parser) index() int {
-	if n := p.count(); n.OK {
+	if n := p.Count(); n.OK {
 		return int(n.V)
 	}
 	return -1
 }
 
 func (p *parser) ids() (n traceformat.Opt[int32]) {
-	n.V, n.OK = p.elems()
+	n.V, n.OK = p.Elems()
 	return n
 }
 
@@ -262,43 +266,43 @@ func add(a, b traceformat.Opt[int32]) traceformat.Opt[int32] {
 
 func (f *finish) parse(p *parser) {
 	*f = finish{}
-	if !p.enter('{') {
-		f.reason = p.text()
+	if !p.Enter('{') {
+		f.reason = p.Text()
 		return
 	}
-	for k, ok := p.key(); ok; k, ok = p.key() {
+	for k, ok := p.Key(); ok; k, ok = p.Key() {
 		switch string(k) {
 		case "type":
-			f.reason = p.text()
+			f.reason = p.Text()
 		case "message":
-			f.message = p.text()
+			f.message = p.Text()
 		default:
-			p.skip()
+			p.Skip()
 		}
 	}
 }
 
 func (u *usage) parse(p *parser) {
 	*u = usage{}
-	if !p.enter('{') {
-		p.skip()
+	if !p.Enter('{') {
+		p.Skip()
 		return
 	}
 	var inOutput traceformat.Opt[int32]
-	for k, ok := p.key(); ok; k, ok = p.key() {
+	for k, ok := p.Key(); ok; k, ok = p.Key() {
 		switch string(k) {
 		case "prompt_tokens":
-			u.prompt = p.count()
+			u.prompt = p.Count()
 		case "completion_tokens":
-			u.output = p.count()
+			u.output = p.Count()
 		case "reasoning_tokens": // SGLang
-			u.reasoning = p.count()
+			u.reasoning = p.Count()
 		case "prompt_tokens_details":
 			u.cached = p.member("cached_tokens")
 		case "completion_tokens_details":
 			inOutput = p.member("reasoning_tokens")
 		default:
-			p.skip()
+			p.Skip()
 		}
 	}
 	if inOutput.OK {
@@ -309,15 +313,15 @@ func (u *usage) parse(p *parser) {
 // member steps over a value and returns the count of that name, if the value is
 // an object that has it.
 func (p *parser) member(name string) (n traceformat.Opt[int32]) {
-	if !p.enter('{') {
-		p.skip()
+	if !p.Enter('{') {
+		p.Skip()
 		return n
 	}
-	for k, ok := p.key(); ok; k, ok = p.key() {
+	for k, ok := p.Key(); ok; k, ok = p.Key() {
 		if string(k) == name {
-			n = p.count()
+			n = p.Count()
 		} else {
-			p.skip()
+			p.Skip()
 		}
 	}
 	return n
@@ -325,76 +329,76 @@ func (p *parser) member(name string) (n traceformat.Opt[int32]) {
 
 func (m *metaInfo) parse(p *parser) {
 	*m = metaInfo{}
-	if !p.enter('{') {
-		p.skip()
+	if !p.Enter('{') {
+		p.Skip()
 		return
 	}
-	for k, ok := p.key(); ok; k, ok = p.key() {
+	for k, ok := p.Key(); ok; k, ok = p.Key() {
 		switch string(k) {
 		case "prompt_tokens":
-			m.prompt = p.count()
+			m.prompt = p.Count()
 		case "completion_tokens":
-			m.output = p.count()
+			m.output = p.Count()
 		case "cached_tokens":
-			m.cached = p.count()
+			m.cached = p.Count()
 		case "reasoning_tokens":
-			m.usage.reasoning = p.count()
+			m.usage.reasoning = p.Count()
 		case "finish_reason":
 			m.finish.parse(p)
 		case "queue_time":
-			m.queue = p.float()
+			m.queue = p.Float()
 		case "forward_entry_time":
-			m.forward = p.float()
+			m.forward = p.Float()
 		case "prefill_finished_time":
-			m.prefilled = p.float()
+			m.prefilled = p.Float()
 		case "first_token_latency":
-			m.ttft = p.float()
+			m.ttft = p.Float()
 		case "e2e_latency":
-			m.e2e = p.float()
+			m.e2e = p.Float()
 		default:
-			p.skip()
+			p.Skip()
 		}
 	}
 }
 
 func (m *metrics) parse(p *parser) {
 	*m = metrics{}
-	if !p.enter('{') {
-		p.skip()
+	if !p.Enter('{') {
+		p.Skip()
 		return
 	}
-	for k, ok := p.key(); ok; k, ok = p.key() {
+	for k, ok := p.Key(); ok; k, ok = p.Key() {
 		switch string(k) {
 		case "queue_time_ms":
-			m.queue = p.float()
+			m.queue = p.Float()
 		case "time_to_first_token_ms":
-			m.ttft = p.float()
+			m.ttft = p.Float()
 		case "generation_time_ms":
-			m.generation = p.float()
+			m.generation = p.Float()
 		default:
-			p.skip()
+			p.Skip()
 		}
 	}
 }
 
 func (t *timings) parse(p *parser) {
 	*t = timings{}
-	if !p.enter('{') {
-		p.skip()
+	if !p.Enter('{') {
+		p.Skip()
 		return
 	}
-	for k, ok := p.key(); ok; k, ok = p.key() {
+	for k, ok := p.Key(); ok; k, ok = p.Key() {
 		switch string(k) {
 		case "prompt_ms":
-			t.promptMS = p.float()
+			t.promptMS = p.Float()
 		case "cache_n":
-			t.cached = p.count()
+			t.cached = p.Count()
 		case "prompt_n":
-			t.rest = p.count()
+			t.rest = p.Count()
 		case "predicted_n":
-			t.predict = p.count()
+			t.predict = p.Count()
 		default:
-			p.skip()
+			p.Skip()
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"reprise/internal/jsonscan"
 	"reprise/internal/llmapi/fixture"
 	"reprise/traceformat"
 )
@@ -183,7 +184,7 @@ func check(t *testing.T, data []byte) {
 		t.Fatalf("Parse changed its input %q", before)
 	}
 	want, ok := oracleChunk(data)
-	if ok && depth(data) > maxDepth {
+	if ok && depth(data) > jsonscan.MaxDepth {
 		if err == nil {
 			t.Fatal("Parse takes what is nested too deep")
 		}
@@ -197,7 +198,7 @@ func check(t *testing.T, data []byte) {
 	}
 	// Views keep their escapes; empty and absent are alike.
 	for _, v := range []*[]byte{&got.FinishReason, &got.FinishMessage} {
-		*v = unquote(*v)
+		*v = jsonscan.Unquote(*v)
 	}
 	for _, v := range []*[]byte{&want.FinishReason, &want.FinishMessage, &got.FinishReason, &got.FinishMessage} {
 		if len(*v) == 0 {
@@ -247,7 +248,7 @@ func TestChunkAgainstOracle(t *testing.T) {
 			check(t, b[:i])
 		}
 	}
-	for _, n := range []int{maxDepth - 1, maxDepth, maxDepth + 1, 100_000} {
+	for _, n := range []int{jsonscan.MaxDepth - 1, jsonscan.MaxDepth, jsonscan.MaxDepth + 1, 100_000} {
 		check(t, []byte(`{"a":`+strings.Repeat("[", n)+strings.Repeat("]", n)+`}`))
 	}
 }
