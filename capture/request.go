@@ -16,3 +16,11 @@ var (
 	sessionHeaders   = []string{"x-session-id"}
 	requestIDHeaders = []string{"x-request-id"}
 )
+
+// SessionHeaders are the headers that can name a session, unless Options say
+// otherwise.
+func SessionHeaders() []string { return sessionHeaders }
+
+// RequestIDHeaders are the headers by which attempts at one request are told,
+// unless Options say otherwise.
+func RequestIDHeaders() []string { return requestIDHeaders }

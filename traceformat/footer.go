@@ -61,6 +61,8 @@ var headerKeys = []headerKey{
 	textKey("blocks.scheme", "how block ids were made: `hmac-sha256-chain`, `sequence`, …", func(h *Header) *string { return &h.Blocks.Scheme }),
 	textKey("blocks.scope", "within what ids compare: `global`, `session`, `client`", func(h *Header) *HashScope { return &h.Blocks.Scope }),
 	textKey("blocks.partial", "the last block of a prompt that does not fill it: `kept`, `dropped`, `padded`", func(h *Header) *PartialRule { return &h.Blocks.Partial }),
+	textKey("blocks.of", "what blocks were cut from: `content` is the messages without a chat template, so that ids need not tile prompt_tokens; absent: the prompt", func(h *Header) *string { return &h.Blocks.Of }),
+	intKey("blocks.bytes", "bytes of content in a block, where there was no tokenizer; the size is then the nearest number of tokens", func(h *Header) *int32 { return &h.Blocks.Bytes }),
 	textKey("lengths", "prompt length of a later turn: `cumulative` or `incremental`", func(h *Header) *LengthRule { return &h.Lengths }),
 	textKey("keys", "fingerprint of the key behind client, session and block ids", func(h *Header) *string { return &h.Keys }),
 	{
@@ -146,7 +148,7 @@ func (h *Header) Check() error {
 	if r := h.Sampling.Rate; math.IsNaN(r) || r < 0 || r > 1 {
 		errs = append(errs, fmt.Errorf("header: sampling rate is %v, want a share from 0 to 1", r))
 	}
-	if h.Clock.Tick < 0 || h.Blocks.Size < 0 || h.Rows.Seen < 0 || h.Rows.Recorded < 0 {
+	if h.Clock.Tick < 0 || h.Blocks.Size < 0 || h.Blocks.Bytes < 0 || h.Rows.Seen < 0 || h.Rows.Recorded < 0 {
 		errs = append(errs, errors.New("header: a count, size or tick is negative"))
 	}
 	if y := h.Start.UTC().Year(); !h.Start.IsZero() && (y < 1 || y > 9999) {

@@ -87,7 +87,16 @@ type Blocks struct {
 	Scheme  string      `json:"scheme,omitempty"` // how ids were made: "hmac-sha256-chain", "sequence" (consecutive integers), ...
 	Scope   HashScope   `json:"scope,omitempty"`
 	Partial PartialRule `json:"partial,omitempty"`
+	// Of is BlocksOfContent where ids were made from the messages of a request,
+	// before a chat template: they need not tile PromptTokens. Empty: they do.
+	Of string `json:"of,omitempty"`
+	// Bytes is the size of a block in bytes of content, where blocks were cut
+	// without a tokenizer; Size is then the nearest number of tokens.
+	Bytes int32 `json:"bytes,omitempty"`
 }
+
+// BlocksOfContent says that block ids were made from message content.
+const BlocksOfContent = "content"
 
 // Sampling says which share of the traffic was recorded.
 type Sampling struct {

@@ -97,6 +97,8 @@ func mergeHeaders(sources []Source) (*Header, error) {
 	h.Tokenizer = everywhere(sources, func(h *Header) string { return h.Tokenizer })
 	h.Keys = everywhere(sources, func(h *Header) string { return h.Keys })
 	h.Blocks.Scheme = everywhere(sources, func(h *Header) string { return h.Blocks.Scheme })
+	h.Blocks.Of = everywhere(sources, func(h *Header) string { return h.Blocks.Of })
+	h.Blocks.Bytes, _ = same(sources, func(h *Header) int32 { return h.Blocks.Bytes })
 	h.Blocks.Scope = everywhere(sources, func(h *Header) HashScope { return h.Blocks.Scope })
 	if h.Keys == "" && len(sources) > 1 && h.Blocks.Size > 0 {
 		h.Blocks.Scheme = "merged"

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"time"
 )
 
 const (
@@ -54,15 +55,35 @@ func writeSorted(rows iter.Seq2[*Row, error], h *Header, path string, opts []Wri
 		return err
 	}
 	defer w.Abort()
+	var shift time.Duration
 	for row, err := range rows {
 		if err != nil {
 			return err
+		}
+		if w.opts.rebase {
+			if w.Rows() == 0 {
+				shift = row.Arrival
+				w.header.shift(shift)
+			}
+			r := *row // the lists are shared, and only read
+			r.Arrival -= shift
+			row = &r
 		}
 		if err := w.Write(row); err != nil {
 			return err
 		}
 	}
 	return w.Close()
+}
+
+// shift moves the time zero by d.
+func (h *Header) shift(d time.Duration) {
+	if !h.Start.IsZero() {
+		h.Start = h.Start.Add(d)
+	}
+	for i := range h.Clock.Steps {
+		h.Clock.Steps[i].At -= d
+	}
 }
 
 // Sorted returns a Reader of the rows of r in the order of (arrival, id, lap);

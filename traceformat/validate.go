@@ -293,7 +293,7 @@ func (v *validator) blocks(r *Row) {
 		return
 	}
 	later := r.Turn.OK && r.Turn.V > 0
-	if !r.PromptTokens.OK || later && v.header.Lengths != LengthsCumulative {
+	if b.Of != "" || !r.PromptTokens.OK || later && v.header.Lengths != LengthsCumulative {
 		return // ids are of the whole prompt, the length need not be
 	}
 	least := int64(r.PromptTokens.V) / int64(b.Size)

@@ -35,6 +35,7 @@ type WriteOption func(*writeOptions)
 type writeOptions struct {
 	overwrite bool
 	sorted    bool
+	rebase    bool
 }
 
 // Overwrite lets the writer replace an existing file, when it closes.
@@ -43,6 +44,12 @@ func Overwrite() WriteOption { return func(o *writeOptions) { o.overwrite = true
 // RequireSorted makes Write refuse a row that is out of order, with
 // [ErrUnsorted], instead of recording that the file is not sorted.
 func RequireSorted() WriteOption { return func(o *writeOptions) { o.sorted = true } }
+
+// Rebase lets [Seal], [Recover] and [Sort] count arrivals from the first row's and
+// move the header's start there: a recorder of logs that are in no order knows
+// only at the end which request was the first. It is for recordings, whose other
+// times count from the arrival; [Create] itself does not look at it.
+func Rebase() WriteOption { return func(o *writeOptions) { o.rebase = true } }
 
 // A Writer writes a trace as Parquet. The file appears under its name, whole,
 // when Close returns nil; until then it is written under a temporary name in
