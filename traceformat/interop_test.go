@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"reprise/internal/durable"
 )
 
 // interopTime is what setting up the Python libraries may take before the test
@@ -56,7 +58,7 @@ func interopPython(t *testing.T) string {
 		give("%v", err)
 	}
 	defer lock.Close()
-	if lockFile(lock) != nil {
+	if durable.LockFile(lock) != nil {
 		give("another test is setting them up")
 	}
 	limit := interopTime

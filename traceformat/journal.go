@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"reprise/internal/durable"
 )
 
 const (
@@ -79,13 +81,13 @@ func CreateJournal(path string, h *Header) (*Journal, error) {
 		}
 		return nil, fileError(path, pathless(err))
 	}
-	if err := lockFile(file); err != nil {
+	if err := durable.LockFile(file); err != nil {
 		file.Close()
 		return nil, fileError(path, err)
 	}
 	j, err := newJournal(path, file, h)
 	if err == nil {
-		err = syncDir(filepath.Dir(path))
+		err = durable.SyncDir(filepath.Dir(path))
 	}
 	if err != nil {
 		file.Close()

@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"reprise/internal/durable"
 )
 
 // Reasons for Header.Partial.
@@ -107,7 +109,7 @@ func (j *journalContent) write(journal, path string, opts []WriteOption) error {
 	if err := os.Remove(journal); err != nil {
 		return fileError(journal, pathless(err))
 	}
-	return syncDir(filepath.Dir(journal))
+	return durable.SyncDir(filepath.Dir(journal))
 }
 
 // readJournal reads all of a journal, spilling next to path.
@@ -122,7 +124,7 @@ func readJournal(journal, path string) (_ *journalContent, err error) {
 			j.close()
 		}
 	}()
-	if err := lockFile(file); err != nil {
+	if err := durable.LockFile(file); err != nil {
 		return nil, err
 	}
 	info, err := file.Stat()

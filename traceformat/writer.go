@@ -11,6 +11,8 @@ import (
 
 	"github.com/parquet-go/parquet-go"
 	"github.com/parquet-go/parquet-go/compress/zstd"
+
+	"reprise/internal/durable"
 )
 
 const (
@@ -369,7 +371,7 @@ func publish(temp, path string, overwrite bool) error {
 		if err := os.Rename(temp, path); err != nil {
 			return err
 		}
-		return syncDir(filepath.Dir(path))
+		return durable.SyncDir(filepath.Dir(path))
 	}
 	// A link, unlike a rename, does not replace what another process has put
 	// there meanwhile.
@@ -388,20 +390,7 @@ func publish(temp, path string, overwrite bool) error {
 	if err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
-}
-
-// syncDir makes a change of names in a folder durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
-		return err
-	}
-	return nil
+	return durable.SyncDir(filepath.Dir(path))
 }
 
 // guard turns a panic of the Parquet library, which is what some damaged files

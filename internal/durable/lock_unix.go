@@ -1,6 +1,6 @@
 //go:build unix
 
-package traceformat
+package durable
 
 import (
 	"errors"
@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockFile keeps other processes from reading a journal that is being written,
+// LockFile keeps other processes from reading a journal that is being written,
 // for as long as f is open.
-func lockFile(f *os.File) error {
+func LockFile(f *os.File) error {
 	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	switch {
 	case errors.Is(err, unix.EWOULDBLOCK):
