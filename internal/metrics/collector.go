@@ -25,10 +25,15 @@ type Config struct {
 	Planned int64
 }
 
-// A Collector gathers rows, 64 bytes of each. It is for one goroutine.
+// A Collector gathers rows: 64 bytes of each up to a million of them, so that
+// percentiles are exact, and histograms of all of them beyond. It is for one
+// goroutine.
 type Collector struct {
 	conf    Config
+	keep    int // rows to keep, maxRecords
 	rows    []record
+	folded  *folded // in place of rows
+	ends    Requests
 	itl     *stats.Hist
 	gaps    *stats.Hist
 	itlN    int64 // events behind itl
@@ -71,7 +76,7 @@ func NewCollector(c Config) *Collector {
 		c.Limits = DefaultLimits()
 	}
 	return &Collector{
-		conf: c, itl: stats.NewHist(), gaps: stats.NewHist(), flow: newFlow(c.From, c.To),
+		conf: c, keep: maxRecords, itl: stats.NewHist(), gaps: stats.NewHist(), flow: newFlow(c.From, c.To),
 		failed: map[failure]int64{}, client: map[string]int64{},
 	}
 }
@@ -96,8 +101,10 @@ func (c *Collector) Add(row *traceformat.Row) {
 	if in {
 		rec.flags |= measured
 	}
-	c.rows = append(c.rows, rec)
+	c.store(&rec)
+	c.ends.add(&rec, c.conf.From)
 	c.flow.scheduled(r.Zero)
+	c.flow.request(&rec)
 	c.received(row, &r)
 	if !in {
 		return
@@ -112,6 +119,49 @@ func (c *Collector) Add(row *traceformat.Row) {
 		}
 	}
 	c.count(row, &r)
+}
+
+// store keeps a record, or folds it where there are too many.
+func (c *Collector) store(rec *record) {
+	if c.folded == nil {
+		if len(c.rows) < c.keep {
+			c.rows = append(c.rows, *rec)
+			return
+		}
+		c.folded = newFolded(&c.conf)
+		for i := range c.rows {
+			c.folded.add(&c.rows[i], &c.conf)
+		}
+		c.rows = nil
+	}
+	c.folded.add(rec, &c.conf)
+}
+
+// add counts how a request ended; from is the start of the window.
+func (q *Requests) add(r *record, from time.Duration) {
+	q.Rows++
+	switch {
+	case r.flags&measured != 0:
+	case r.zero < from:
+		q.Warmup++
+		return
+	default:
+		q.After++
+		return
+	}
+	q.Measured++
+	switch r.class {
+	case OK:
+		q.OK++
+	case Failed:
+		q.Failed++
+	case Shed:
+		q.Shed++
+	case Aborted:
+		q.Aborted++
+	case Unknown:
+		q.Unknown++
+	}
 }
 
 // pool adds the events of a success to the figures over tokens.
@@ -217,7 +267,7 @@ func (c *Collector) count(row *traceformat.Row, r *Reading) {
 	}
 }
 
-// A flow counts the tokens whose events fall inside the window. Where its end
+// A flow counts the tokens, sends and completions that fall inside the window. Where its end
 // is not known yet, those that may lie behind it wait, a bucket a millisecond.
 type flow struct {
 	from, to      time.Duration
@@ -231,11 +281,13 @@ type flow struct {
 	spread        int64 // requests whose tokens had to be spread
 }
 
-type counts struct{ output, prompt int64 }
+type counts struct{ output, prompt, sent, completed int64 }
 
 func (c *counts) add(o counts) {
 	c.output += o.output
 	c.prompt += o.prompt
+	c.sent += o.sent
+	c.completed += o.completed
 }
 
 func newFlow(from, to time.Duration) flow {
@@ -252,14 +304,29 @@ func (f *flow) scheduled(at time.Duration) {
 	}
 }
 
-func (f *flow) output(at time.Duration, n int64) { f.count(at, counts{output: n}) }
-func (f *flow) prompt(at time.Duration, n int64) { f.count(at, counts{prompt: n}) }
+func (f *flow) output(at time.Duration, n int64) { f.event(at, counts{output: n}) }
+func (f *flow) prompt(at time.Duration, n int64) { f.event(at, counts{prompt: n}) }
 
-func (f *flow) count(at time.Duration, n counts) {
-	f.all.add(n)
+// request counts the send and the end of a request.
+func (f *flow) request(r *record) {
+	if r.lag == none {
+		return
+	}
+	f.count(r.zero+r.lag, counts{sent: 1})
+	if r.class == OK && r.e2e != none {
+		f.count(r.zero+r.lag+r.e2e, counts{completed: 1})
+	}
+}
+
+func (f *flow) event(at time.Duration, n counts) {
 	if !f.events || at > f.last {
 		f.events, f.last = true, at
 	}
+	f.count(at, n)
+}
+
+func (f *flow) count(at time.Duration, n counts) {
+	f.all.add(n)
 	switch {
 	case at < f.from:
 	case at <= f.to:

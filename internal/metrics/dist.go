@@ -125,14 +125,22 @@ func exactDist(values []float64, failures int64) Dist {
 }
 
 // histDist sums up h, whose values came in that many independent groups: a
-// percentile is carried by these.
-func histDist(h *stats.Hist, groups int64) Dist {
+// percentile is carried by these. Failures stand for that many infinite values.
+func histDist(h *stats.Hist, groups, failures int64) Dist {
 	m := h.Moments()
-	if m.N() == 0 {
+	if m.N()+failures == 0 {
 		return Dist{}
 	}
-	d := Dist{N: m.N(), Mean: some(m.Mean()), SD: some(m.SD()), Min: some(m.Min()), Max: some(m.Max()), Estimator: HDR}
-	d.fill(groups, func(_ string, p float64) traceformat.Opt[Nanos] { return some(h.Quantile(p)) })
+	d := Dist{N: m.N() + failures, Mean: some(m.Mean()), SD: some(m.SD()), Min: some(m.Min()), Max: some(m.Max()), Estimator: HDR}
+	if failures > 0 {
+		d.Mean, d.SD, d.Max = some(math.Inf(1)), traceformat.Opt[Nanos]{}, some(math.Inf(1))
+	}
+	d.fill(groups+failures, func(_ string, p float64) traceformat.Opt[Nanos] {
+		if p = p * float64(d.N) / float64(max(1, m.N())); p > 1 {
+			return some(math.Inf(1))
+		}
+		return some(h.Quantile(p))
+	})
 	if over := h.Over(); over > 0 {
 		d.Warnings = append(d.Warnings, fmt.Sprintf("%s beyond %v in percentiles as %[2]v", plural(over, "value"), stats.HistMax))
 	}

@@ -103,39 +103,32 @@ func (c *Collector) fidelity(s *Summary) {
 func (c *Collector) punctual(s *Summary, bad func(string, ...any)) {
 	f := &s.Fidelity
 	f.SendErrorLimit = f.Limits.sendError(s.TTFT.Send.P50)
-	sendErrors := c.gather(func(r *record) time.Duration {
-		if r.flags&replayed == 0 || r.lag == none {
-			return none
-		}
-		return r.sendError()
-	})
-	switch n := len(sendErrors); {
-	case n == 0:
+	sent := s.SendLag.Error
+	switch {
+	case sent.N == 0:
 		return
-	case n < 100:
-		f.SendError, f.SendErrorOf = some(slices.Max(sendErrors)), "max"
+	case sent.N < 100:
+		f.SendError, f.SendErrorOf = sent.Max, "max"
+	case sent.P99.OK:
+		f.SendError, f.SendErrorOf = sent.P99, "p99"
 	default:
-		slices.Sort(sendErrors)
-		f.SendError, f.SendErrorOf = some(stats.Quantile(sendErrors, 0.99)), "p99"
+		v := c.values(sendError)
+		slices.Sort(v)
+		f.SendError, f.SendErrorOf = some(stats.Quantile(v, 0.99)), "p99"
 	}
 	if f.SendError.V <= Nanos(f.SendErrorLimit) {
 		return
 	}
 	// What held up the late ones decides whom to blame.
 	var l Lag
+	if c.folded != nil {
+		l = c.folded.late
+	}
 	for i := range c.rows {
 		r := &c.rows[i]
-		if r.flags&measured == 0 || r.flags&replayed == 0 || r.lag == none || r.sendError() <= f.SendErrorLimit {
-			continue
+		if r.flags&measured != 0 && r.figure(sendError) > f.SendErrorLimit {
+			l.delayed(r)
 		}
-		l.Total += r.sendError()
-		l.Pacer += r.pacer
-		if r.flags&dialed != 0 {
-			l.Connect += r.conn
-		} else {
-			l.Queue += r.conn
-		}
-		l.Write += r.write()
 	}
 	cause, most := "pacer", l.Pacer
 	for _, k := range []struct {

@@ -55,6 +55,7 @@ func TestAnyRows(t *testing.T) {
 			SLOs: []SLO{{MetricTTFT, s1}, {MetricTPOT, ms1}, {MetricE2E, s1}}, TokenIDs: rapid.Bool().Draw(t, "ids"), Planned: 3,
 		}
 		col, live := NewCollector(conf), NewLive()
+		col.keep = rapid.SampledFrom([]int{0, 5, maxRecords}).Draw(t, "rows kept")
 		n++
 		hlog, err := CreateLatencyLog(filepath.Join(dir, time.Duration(n).String()), time.Unix(0, 0))
 		if err != nil {

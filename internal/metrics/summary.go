@@ -190,32 +190,8 @@ func (c *Collector) Summary() *Summary {
 }
 
 func (c *Collector) requests(s *Summary) {
+	s.Requests = c.ends
 	q := &s.Requests
-	q.Rows = int64(len(c.rows))
-	for i := range c.rows {
-		r := &c.rows[i]
-		if r.flags&measured == 0 {
-			if r.zero < c.conf.From {
-				q.Warmup++
-			} else {
-				q.After++
-			}
-			continue
-		}
-		q.Measured++
-		switch r.class {
-		case OK:
-			q.OK++
-		case Failed:
-			q.Failed++
-		case Shed:
-			q.Shed++
-		case Aborted:
-			q.Aborted++
-		case Unknown:
-			q.Unknown++
-		}
-	}
 	q.Unsent = max(0, c.conf.Planned-q.Rows)
 	for f, n := range c.failed {
 		q.Failures = append(q.Failures, Failure{f.outcome, f.error, n})
@@ -225,15 +201,25 @@ func (c *Collector) requests(s *Summary) {
 	})
 }
 
-// select gathers one figure of the measured rows that have it.
-func (c *Collector) gather(of func(*record) time.Duration) []float64 {
+// dist sums up one figure of the measured rows that have it; failures stand for
+// that many infinite ones.
+func (c *Collector) dist(figure int, failures int64) Dist {
+	if c.folded != nil {
+		return histDist(c.folded.dist[figure], c.folded.dist[figure].N(), failures)
+	}
+	return exactDist(c.values(figure), failures)
+}
+
+// values gathers one figure of the measured rows that have it, while all rows
+// are kept.
+func (c *Collector) values(figure int) []float64 {
 	var v []float64
 	for i := range c.rows {
 		r := &c.rows[i]
 		if r.flags&measured == 0 {
 			continue
 		}
-		if d := of(r); d != none {
+		if d := r.figure(figure); d != none {
 			v = append(v, float64(d))
 		}
 	}
@@ -242,73 +228,26 @@ func (c *Collector) gather(of func(*record) time.Duration) []float64 {
 
 func (c *Collector) latencies(s *Summary) {
 	failures := s.Requests.Failed + s.Requests.Shed + s.Requests.Unsent
-	latency := func(of func(*record) time.Duration) (l Latency) {
-		l.Schedule = exactDist(c.gather(func(r *record) time.Duration {
-			if d := of(r); r.class == OK && d != none {
-				return d + r.lag
-			}
-			return none
-		}), 0)
+	latency := func(schedule, send int) (l Latency) {
+		l.Schedule = c.dist(schedule, 0)
 		if failures > 0 {
-			l.WithFailures = exactDist(c.gather(func(r *record) time.Duration {
-				if d := of(r); r.class == OK && d != none {
-					return d + r.lag
-				}
-				return none
-			}), failures)
+			l.WithFailures = c.dist(schedule, failures)
 		}
-		l.Send = exactDist(c.gather(func(r *record) time.Duration {
-			if r.class == OK && r.flags&replayed != 0 {
-				return of(r)
-			}
-			return none
-		}), 0)
+		l.Send = c.dist(send, 0)
 		return l
 	}
-	s.TTFT = latency(func(r *record) time.Duration { return r.ttft })
-	s.E2E = latency(func(r *record) time.Duration { return r.e2e })
-	s.TPOT = exactDist(c.gather(func(r *record) time.Duration {
-		if r.class != OK {
-			return none
-		}
-		return r.tpot()
-	}), 0)
-	s.ITL = histDist(c.itl, c.itlN)
+	s.TTFT = latency(ttftSchedule, ttftSend)
+	s.E2E = latency(e2eSchedule, e2eSend)
+	s.TPOT = c.dist(tpot, 0)
+	s.ITL = histDist(c.itl, c.itlN, 0)
 	if c.noITL > 0 {
 		s.ITL.Warnings = append(s.ITL.Warnings, fmt.Sprintf("left out %s: how many tokens each event carried is unknown", plural(c.noITL, "request")))
 	}
-	s.EventGap = histDist(c.gaps, c.gaps.N())
-	s.FailedAfter = exactDist(c.gather(func(r *record) time.Duration {
-		if r.class != Failed || r.end == none {
-			return none
-		}
-		return r.end - r.zero
-	}), 0)
-
-	lag := func(of func(*record) time.Duration) Dist {
-		return exactDist(c.gather(func(r *record) time.Duration {
-			if r.flags&replayed == 0 || r.lag == none {
-				return none
-			}
-			return of(r)
-		}), 0)
-	}
+	s.EventGap = histDist(c.gaps, c.gaps.N(), 0)
+	s.FailedAfter = c.dist(failedAfter, 0)
 	s.SendLag = SendLag{
-		Error: lag((*record).sendError),
-		Pacer: lag(func(r *record) time.Duration { return r.pacer }),
-		Queue: lag(func(r *record) time.Duration {
-			if r.flags&dialed != 0 {
-				return none
-			}
-			return r.conn
-		}),
-		Connect: lag(func(r *record) time.Duration {
-			if r.flags&dialed == 0 {
-				return none
-			}
-			return r.conn
-		}),
-		Write: lag((*record).write),
+		Error: c.dist(sendError, 0),
+		Pacer: c.dist(pacerLag, 0), Queue: c.dist(queueLag, 0), Connect: c.dist(connectLag, 0), Write: c.dist(writeLag, 0),
 	}
 	s.SendLag.Dialed = s.SendLag.Connect.N
 }
@@ -331,28 +270,20 @@ func (c *Collector) rates(s *Summary) {
 	if sec <= 0 {
 		return
 	}
-	var sent, completed int64
-	for i := range c.rows {
-		r := &c.rows[i]
-		if r.lag == none {
-			continue
-		}
-		if s.Window.holds(r.zero + r.lag) {
-			sent++
-		}
-		if r.class == OK && r.e2e != none && s.Window.holds(r.zero+r.lag+r.e2e) {
-			completed++
-		}
-	}
 	s.Rates.Offered = float64(s.Requests.Measured) / sec
-	s.Rates.Sent, s.Rates.Completed = float64(sent)/sec, float64(completed)/sec
+	s.Rates.Sent, s.Rates.Completed = float64(c.flow.in.sent)/sec, float64(c.flow.in.completed)/sec
 	s.Rates.OutputTokens = float64(c.flow.in.output) / sec
 	s.Rates.TotalTokens = float64(c.flow.in.output+c.flow.in.prompt) / sec
 }
 
-func (w *Window) holds(t time.Duration) bool { return t >= w.From && t <= w.To }
-
 func (c *Collector) inFlight(s *Summary) {
+	if f := c.folded; f != nil {
+		s.InFlight.Peak = f.flight.peak()
+		if s.Window.Length > 0 {
+			s.InFlight.Mean = f.flight.busy(s.Window.From, s.Window.To).Seconds() / s.Window.Length.Seconds()
+		}
+		return
+	}
 	var begins, ends []time.Duration
 	var busy time.Duration
 	for i := range c.rows {
@@ -384,8 +315,14 @@ func (c *Collector) goodput(s *Summary) {
 		return
 	}
 	g := &Goodput{Of: s.Requests.Measured - s.Requests.Aborted - s.Requests.Unknown + s.Requests.Unsent}
-	for _, slo := range c.conf.SLOs {
+	for i, slo := range c.conf.SLOs {
 		g.SLOs = append(g.SLOs, SLOMet{SLO: slo})
+		if c.folded != nil {
+			g.SLOs[i].Met = c.folded.met[i]
+		}
+	}
+	if c.folded != nil {
+		g.Met = c.folded.metAll
 	}
 	for i := range c.rows {
 		r := &c.rows[i]
@@ -435,6 +372,10 @@ func (c *Collector) timeline(s *Summary) {
 	if s.Window.Length <= 0 || s.Requests.Measured == 0 {
 		return
 	}
+	if c.folded != nil {
+		s.Timeline = c.folded.bins.timeline()
+		return
+	}
 	// No more bins than a handful of requests each, so that a median means
 	// something.
 	n := int(min(maxBins, max(1, s.Requests.Measured/4)))
@@ -476,6 +417,10 @@ func (c *Collector) warnings(s *Summary) {
 	}
 	if q.Unsent > 0 {
 		warn("%s never sent, as the run was stopped", plural(q.Unsent, "planned request"))
+	}
+	if c.folded != nil {
+		warn("percentiles are to 3 digits, and the peak in flight as of every %s: %s are more than are kept one by one",
+			units.Duration(c.folded.flight.width), plural(q.Rows, "request"))
 	}
 	if q.Unknown > 0 {
 		warn("%s without an outcome, or with a cut one, in no latency", plural(q.Unknown, "request"))
