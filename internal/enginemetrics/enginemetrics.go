@@ -7,42 +7,45 @@
 // quantities alone. This package lies below both and knows neither.
 package enginemetrics
 
-// A Quantity is one thing that engines measure of themselves.
+// A Quantity is one thing that engines measure of themselves: the name of its
+// metric. Where OpenTelemetry's conventions for generative AI have a name
+// (time_to_first_token, time_per_output_token, request.duration) it is that; the
+// others follow their style.
 type Quantity string
 
 // Gauges: what is so at the moment of the scrape.
 const (
-	Running    Quantity = "requests_running"   // in the batch
-	Waiting    Quantity = "requests_waiting"   // queued in the engine
-	KVUsage    Quantity = "kv_cache_usage"     // share of the KV cache in use, 0 to 1
-	KVCapacity Quantity = "kv_capacity_tokens" // tokens that the KV cache holds
-	KVUsed     Quantity = "kv_used_tokens"     // of them held by requests, or by usage × capacity where only that is known
-	KVBlocks   Quantity = "kv_blocks"          // blocks of it
-	KVBlock    Quantity = "kv_block_tokens"    // tokens in one block
+	Running    Quantity = "gen_ai.server.requests.running"    // in the batch
+	Waiting    Quantity = "gen_ai.server.requests.waiting"    // queued in the engine
+	KVUsage    Quantity = "gen_ai.server.kv_cache.usage"      // share of the KV cache in use, 0 to 1
+	KVCapacity Quantity = "gen_ai.server.kv_cache.capacity"   // tokens that the KV cache holds
+	KVUsed     Quantity = "gen_ai.server.kv_cache.used"       // of them held by requests, or by usage × capacity where only that is known
+	KVBlocks   Quantity = "gen_ai.server.kv_cache.blocks"     // blocks of it
+	KVBlock    Quantity = "gen_ai.server.kv_cache.block_size" // tokens in one block
 )
 
 // Counters: since the engine started, so that differences mean something.
 const (
-	PrefixQueries   Quantity = "prefix_cache_queried_tokens" // looked up
-	PrefixHits      Quantity = "prefix_cache_hit_tokens"     // and found
-	Preemptions     Quantity = "preemptions"                 // requests thrown out of the batch for want of memory
-	PromptTokens    Quantity = "prompt_tokens"               // processed, cached ones included
-	GeneratedTokens Quantity = "generated_tokens"
-	Finished        Quantity = "requests_finished"
-	Aborted         Quantity = "requests_aborted"
-	Rejected        Quantity = "requests_rejected" // refused at the door
+	PrefixQueries   Quantity = "gen_ai.server.prefix_cache.queries" // looked up
+	PrefixHits      Quantity = "gen_ai.server.prefix_cache.hits"    // and found
+	Preemptions     Quantity = "gen_ai.server.preemptions"          // requests thrown out of the batch for want of memory
+	PromptTokens    Quantity = "gen_ai.server.tokens.prompt"        // processed, cached ones included
+	GeneratedTokens Quantity = "gen_ai.server.tokens.generated"
+	Finished        Quantity = "gen_ai.server.requests.finished"
+	Aborted         Quantity = "gen_ai.server.requests.aborted"
+	Rejected        Quantity = "gen_ai.server.requests.rejected" // refused at the door
 )
 
 // Spans: histograms of seconds, one value a request but for ITL, which has one
 // a token. An engine without the histogram may still have its sum.
 const (
-	TTFT    Quantity = "ttft_seconds"    // from the arrival at the server to the first token
-	Queue   Quantity = "queue_seconds"   // waiting to be scheduled for the first time
-	Prefill Quantity = "prefill_seconds" // from then to the first token
-	Decode  Quantity = "decode_seconds"  // from the first token to the last
-	ITL     Quantity = "itl_seconds"     // between two tokens
-	TPOT    Quantity = "tpot_seconds"    // mean of a request's ITL
-	E2E     Quantity = "e2e_seconds"     // from the arrival to the last token
+	TTFT    Quantity = "gen_ai.server.time_to_first_token"   // from the arrival at the server to the first token
+	Queue   Quantity = "gen_ai.server.time_in_queue"         // waiting to be scheduled for the first time
+	Prefill Quantity = "gen_ai.server.time_in_prefill"       // from then to the first token
+	Decode  Quantity = "gen_ai.server.time_in_decode"        // from the first token to the last
+	ITL     Quantity = "gen_ai.server.inter_token_latency"   // between two tokens
+	TPOT    Quantity = "gen_ai.server.time_per_output_token" // mean of a request's ITL
+	E2E     Quantity = "gen_ai.server.request.duration"      // from the arrival to the last token
 )
 
 // A Kind says how a quantity behaves.
@@ -58,30 +61,31 @@ const (
 var kinds = []struct {
 	q    Quantity
 	kind Kind
+	unit string // UCUM
 	help string
 }{
-	{Running, Gauge, "Requests in the engine's batch."},
-	{Waiting, Gauge, "Requests that wait in the engine."},
-	{KVUsage, Gauge, "Share of the KV cache in use, 0 to 1."},
-	{KVCapacity, Gauge, "Tokens that the KV cache holds."},
-	{KVUsed, Gauge, "Tokens in the KV cache that requests hold."},
-	{KVBlocks, Gauge, "Blocks of the KV cache."},
-	{KVBlock, Gauge, "Tokens in a block of the KV cache."},
-	{PrefixQueries, Counter, "Prompt tokens looked up in the prefix cache."},
-	{PrefixHits, Counter, "Prompt tokens found in the prefix cache."},
-	{Preemptions, Counter, "Requests thrown out of the batch for want of memory."},
-	{PromptTokens, Counter, "Prompt tokens processed."},
-	{GeneratedTokens, Counter, "Output tokens generated."},
-	{Finished, Counter, "Requests finished."},
-	{Aborted, Counter, "Requests whose client hung up, as far as the engine counts them."},
-	{Rejected, Counter, "Requests refused by a limit of the queue."},
-	{TTFT, Span, "Time to first token by the engine's clock."},
-	{Queue, Span, "Time in the engine's queue."},
-	{Prefill, Span, "Time of the prefill."},
-	{Decode, Span, "Time of the decode."},
-	{ITL, Span, "Time between two tokens by the engine's clock."},
-	{TPOT, Span, "Mean time per output token of a request."},
-	{E2E, Span, "Time from arrival to last token by the engine's clock."},
+	{Running, Gauge, "{request}", "Requests in the engine's batch."},
+	{Waiting, Gauge, "{request}", "Requests that wait in the engine."},
+	{KVUsage, Gauge, "1", "Share of the KV cache in use, 0 to 1."},
+	{KVCapacity, Gauge, "{token}", "Tokens that the KV cache holds."},
+	{KVUsed, Gauge, "{token}", "Tokens in the KV cache that requests hold."},
+	{KVBlocks, Gauge, "{block}", "Blocks of the KV cache."},
+	{KVBlock, Gauge, "{token}", "Tokens in a block of the KV cache."},
+	{PrefixQueries, Counter, "{token}", "Prompt tokens looked up in the prefix cache."},
+	{PrefixHits, Counter, "{token}", "Prompt tokens found in the prefix cache."},
+	{Preemptions, Counter, "{preemption}", "Requests thrown out of the batch for want of memory."},
+	{PromptTokens, Counter, "{token}", "Prompt tokens processed."},
+	{GeneratedTokens, Counter, "{token}", "Output tokens generated."},
+	{Finished, Counter, "{request}", "Requests finished."},
+	{Aborted, Counter, "{request}", "Requests whose client hung up, as far as the engine counts them."},
+	{Rejected, Counter, "{request}", "Requests refused by a limit of the queue."},
+	{TTFT, Span, "s", "Time to first token by the engine's clock."},
+	{Queue, Span, "s", "Time in the engine's queue."},
+	{Prefill, Span, "s", "Time of the prefill."},
+	{Decode, Span, "s", "Time of the decode."},
+	{ITL, Span, "s", "Time between two tokens by the engine's clock."},
+	{TPOT, Span, "s", "Mean time per output token of a request."},
+	{E2E, Span, "s", "Time from arrival to last token by the engine's clock."},
 }
 
 // Quantities lists the vocabulary.
@@ -101,6 +105,16 @@ func (q Quantity) Kind() (k Kind, ok bool) {
 		}
 	}
 	return 0, false
+}
+
+// Unit is that of q, a UCUM code.
+func (q Quantity) Unit() string {
+	for i := range kinds {
+		if kinds[i].q == q {
+			return kinds[i].unit
+		}
+	}
+	return ""
 }
 
 // Help describes q in one line.

@@ -1,0 +1,6 @@
+package gpu
+
+import "net/http"
+
+// SetTransport makes e ask nobody.
+func (e *Engine) SetTransport(t http.RoundTripper) { e.client.Transport = t }
