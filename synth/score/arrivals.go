@@ -2,7 +2,6 @@ package score
 
 import (
 	"math"
-	"time"
 
 	"reprise/internal/stats"
 )
@@ -20,6 +19,7 @@ func Gaps(s *Sample) []float64 {
 }
 
 // levelled divides by the mean, so that two levels of traffic can be compared.
+// It rounds to nine digits after the point: ties must stay ties.
 func levelled(x []float64) []float64 {
 	m := mean(x)
 	if m <= 0 || math.IsNaN(m) {
@@ -27,7 +27,7 @@ func levelled(x []float64) []float64 {
 	}
 	c := make([]float64, len(x))
 	for i, v := range x {
-		c[i] = v / m
+		c[i] = math.Round(v/m*1e9) / 1e9
 	}
 	return c
 }
@@ -115,6 +115,3 @@ func TokenIDC(s *Sample, width float64) float64 {
 func CountACF(s *Sample, width float64, lag int) float64 {
 	return stats.Autocorrelation(Counts(s, width), lag)
 }
-
-// seconds makes a duration of seconds.
-func seconds(v float64) time.Duration { return time.Duration(v * float64(time.Second)) }

@@ -72,27 +72,51 @@ type QueueResult struct {
 	KS    float64 // of the two distributions of TTFT
 	P99   float64 // of the other over the reference's
 	P50   float64
-	Level float64 // work a second of the other over the reference's, after both have the reference's rate
+	Level float64 // mean work a row of the other over the reference's
 }
 
 // CompareQueues puts both Samples through the queue whose capacity is the
 // reference's work at rho. The other Sample is played at the reference's rate:
-// what is compared is shape, and the level is a figure of its own.
+// what is compared is shape and work a row, and a model that writes longer
+// prompts than the reference has is shown as the heavier load that it is.
 func CompareQueues(reference, other *Sample, work, otherWork []float64, rho float64) QueueResult {
-	none := QueueResult{Rho: rho, KS: math.NaN(), P99: math.NaN(), P50: math.NaN(), Level: math.NaN()}
-	if len(work) < 2 || len(otherWork) < 2 || !(reference.Rate() > 0) || !(other.Rate() > 0) {
-		return none
+	if !comparable(reference, other, work, otherWork) {
+		return noQueue(rho)
 	}
-	q := Queue{Capacity(reference, work, rho)}
-	if !(q.Capacity > 0) {
-		return none
-	}
+	c := Capacity(reference, work, rho)
 	o := other.AtRate(reference.Rate())
-	a, b := sorted(q.TTFT(reference.Arrival, work)), sorted(q.TTFT(o.Arrival, otherWork))
+	r := compareTTFT(Queue{c}.TTFT(reference.Arrival, work), Queue{c}.TTFT(o.Arrival, otherWork), rho)
+	r.Level = mean(otherWork) / mean(work)
+	return r
+}
+
+// QueueFloor compares two stretches of one trace, each in its own time and in a
+// queue that its own work fills to rho: how much two hours of the same service
+// differ in shape when neither is the busier one.
+func QueueFloor(reference, other *Sample, work, otherWork []float64, rho float64) QueueResult {
+	if !comparable(reference, other, work, otherWork) {
+		return noQueue(rho)
+	}
+	r := compareTTFT(Queue{Capacity(reference, work, rho)}.TTFT(reference.Arrival, work),
+		Queue{Capacity(other, otherWork, rho)}.TTFT(other.Arrival, otherWork), rho)
+	r.Level = mean(otherWork) / mean(work)
+	return r
+}
+
+func comparable(a, b *Sample, work, otherWork []float64) bool {
+	return len(work) >= 2 && len(otherWork) >= 2 && a.Rate() > 0 && b.Rate() > 0 && mean(work) > 0 && mean(otherWork) > 0
+}
+
+func noQueue(rho float64) QueueResult {
+	nan := math.NaN()
+	return QueueResult{Rho: rho, KS: nan, P99: nan, P50: nan, Level: nan}
+}
+
+func compareTTFT(reference, other []float64, rho float64) QueueResult {
+	a, b := sorted(reference), sorted(other)
 	return QueueResult{
 		Rho: rho, KS: sortedKS(a, b),
-		P99:   stats.Quantile(b, 0.99) / stats.Quantile(a, 0.99),
-		P50:   stats.Quantile(b, 0.5) / stats.Quantile(a, 0.5),
-		Level: mean(otherWork) / mean(work),
+		P99: stats.Quantile(b, 0.99) / stats.Quantile(a, 0.99),
+		P50: stats.Quantile(b, 0.5) / stats.Quantile(a, 0.5),
 	}
 }

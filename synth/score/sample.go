@@ -135,21 +135,25 @@ func choose[T any](column []T, rows []int) []T {
 	return c
 }
 
-// Slice returns the rows of [from, to) seconds, counted from from.
+// Slice returns the rows of [from, to) seconds, counted from from. A to at or
+// past the Horizon is the end of the Sample, its last row included.
 func (s *Sample) Slice(from, to float64) *Sample {
+	if to >= s.Horizon {
+		to = math.Inf(1)
+	}
 	lo, _ := slices.BinarySearch(s.Arrival, from)
 	hi, _ := slices.BinarySearch(s.Arrival, to)
 	rows, at := make([]int, 0, hi-lo), make([]float64, 0, hi-lo)
 	for i := lo; i < hi; i++ {
 		rows, at = append(rows, i), append(at, s.Arrival[i]-from)
 	}
-	return s.pick(rows, at, to-from)
+	return s.pick(rows, at, max(min(to, s.Horizon)-from, 0))
 }
 
 // Halves cuts the window in the middle.
 func (s *Sample) Halves() (first, second *Sample) {
 	mid := s.Horizon / 2
-	return s.Slice(0, mid), s.Slice(mid, s.Horizon+1)
+	return s.Slice(0, mid), s.Slice(mid, s.Horizon)
 }
 
 // Interleave deals blocks of width seconds alternately to two Samples and
