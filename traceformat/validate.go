@@ -339,8 +339,9 @@ func (v *validator) before(first string, a Opt[time.Duration], then string, b Op
 }
 
 func (v *validator) chunks(r *Row) {
-	if (r.ChunkTimes == nil) != (r.ChunkTokens == nil) {
-		v.fault("chunks", "chunk_ns and chunk_tokens go together")
+	// Times without tokens are events whose tokens only a total tells.
+	if r.ChunkTimes == nil && r.ChunkTokens != nil {
+		v.fault("chunks", "chunk_tokens without chunk_ns")
 	}
 	for i, t := range r.ChunkTimes {
 		if t < 0 || i > 0 && t < r.ChunkTimes[i-1] {

@@ -29,6 +29,11 @@ type Chunk struct {
 	// Content is true if text is there: an answer, reasoning, a refusal, or a
 	// piece of a tool call.
 	Content bool
+	// Text is the answer's text: "content" of a delta or message, or "text"; of
+	// several choices, the last one's. A view of the parsed bytes, escapes not
+	// resolved. Other is true if there is content that Text leaves out.
+	Text  []byte
+	Other bool
 	// TokenIDs counts the ids in "token_ids", over all choices, or in
 	// "output_ids".
 	TokenIDs traceformat.Opt[int32]
@@ -95,7 +100,7 @@ type reply struct {
 
 	choices choices
 	index   int
-	text    bool
+	text    []byte
 	ids     traceformat.Opt[int32]
 	usage   usage
 	hasUse  bool
@@ -108,7 +113,8 @@ type reply struct {
 type choices struct {
 	n       int
 	index   int
-	content bool
+	text    []byte
+	other   bool
 	ids     traceformat.Opt[int32]
 	finish  finish
 }
@@ -145,7 +151,7 @@ func (r *reply) parse(p *parser) {
 			r.hasUse = p.Peek() == '{'
 			r.usage.parse(p)
 		case "text":
-			r.text = len(p.Text()) > 0
+			r.text = p.Text()
 		case "index":
 			r.index = p.index()
 		case "output_ids":
@@ -177,7 +183,7 @@ func (cs *choices) parse(p *parser) {
 		}
 		var c struct {
 			index                int
-			text, delta, message bool
+			text, delta, message content
 			ids                  traceformat.Opt[int32]
 			finish               finish
 		}
@@ -186,7 +192,7 @@ func (cs *choices) parse(p *parser) {
 			case "index":
 				c.index = p.index()
 			case "text":
-				c.text = len(p.Text()) > 0
+				c.text = content{text: p.Text()}
 			case "delta":
 				c.delta = p.message()
 			case "message":
@@ -200,7 +206,12 @@ func (cs *choices) parse(p *parser) {
 			}
 		}
 		cs.index = c.index
-		cs.content = cs.content || c.text || c.delta || c.message
+		for _, v := range [...]content{c.text, c.delta, c.message} {
+			if len(v.text) > 0 {
+				cs.text = v.text
+			}
+			cs.other = cs.other || v.other
+		}
 		if c.ids.OK {
 			cs.ids = add(cs.ids, c.ids)
 		}
@@ -210,18 +221,29 @@ func (cs *choices) parse(p *parser) {
 	}
 }
 
-// message steps over the delta or message of a chat choice and reports whether
-// it carries content.
-func (p *parser) message() bool {
+// A content is what a delta or message holds.
+type content struct {
+	text  []byte
+	other bool // reasoning, a refusal, a tool call, or content in parts
+}
+
+// message steps over the delta or message of a chat choice and returns what it
+// carries.
+func (p *parser) message() (c content) {
 	if !p.Enter('{') {
 		p.Skip()
-		return false
+		return c
 	}
-	var content, reasoningContent, reasoning, refusal, calls bool
+	var parts, reasoningContent, reasoning, refusal, calls bool
 	for k, ok := p.Key(); ok; k, ok = p.Key() {
 		switch string(k) {
 		case "content":
-			content = p.filled()
+			c.text, parts = nil, false
+			if p.Peek() == '"' {
+				c.text = p.Text()
+			} else {
+				parts = p.filled()
+			}
 		case "reasoning_content":
 			reasoningContent = p.filled()
 		case "reasoning":
@@ -234,7 +256,8 @@ func (p *parser) message() bool {
 			p.Skip()
 		}
 	}
-	return content || reasoningContent || reasoning || refusal || calls
+	c.other = parts || reasoningContent || reasoning || refusal || calls
+	return c
 }
 
 // filled steps over a value and reports whether it is a string or an array, and
@@ -410,7 +433,11 @@ func (r *reply) fill(c *Chunk) {
 	if c.Choices == 0 {
 		c.Index = r.index
 	}
-	c.Content = r.choices.content || r.text
+	c.Text, c.Other = r.choices.text, r.choices.other
+	if len(c.Text) == 0 {
+		c.Text = r.text
+	}
+	c.Content = len(c.Text) > 0 || c.Other
 	c.TokenIDs = r.choices.ids
 	if !c.TokenIDs.OK {
 		c.TokenIDs = r.ids

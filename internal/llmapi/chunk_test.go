@@ -79,10 +79,17 @@ func oracleChunk(data []byte) (c Chunk, ok bool) {
 		}
 		c.Index = index(m)
 		s, _ := m["text"].(string)
-		c.Content = c.Content || s != ""
+		if s != "" {
+			c.Text = []byte(s)
+		}
 		for _, k := range []string{"delta", "message"} {
-			for _, f := range []string{"content", "reasoning_content", "reasoning", "refusal", "tool_calls"} {
-				c.Content = c.Content || filled(object(m[k])[f])
+			if s, _ := object(m[k])["content"].(string); s != "" {
+				c.Text = []byte(s)
+			} else if filled(object(m[k])["content"]) {
+				c.Other = true
+			}
+			for _, f := range []string{"reasoning_content", "reasoning", "refusal", "tool_calls"} {
+				c.Other = c.Other || filled(object(m[k])[f])
 			}
 		}
 		if n := length(m["token_ids"]); n.OK {
@@ -95,8 +102,10 @@ func oracleChunk(data []byte) (c Chunk, ok bool) {
 	if c.Choices == 0 {
 		c.Index = index(o)
 	}
-	s, _ := o["text"].(string)
-	c.Content = c.Content || s != ""
+	if s, _ := o["text"].(string); len(c.Text) == 0 && s != "" {
+		c.Text = []byte(s)
+	}
+	c.Content = len(c.Text) > 0 || c.Other
 	if !c.TokenIDs.OK {
 		c.TokenIDs = length(o["output_ids"])
 	}
@@ -197,10 +206,10 @@ func check(t *testing.T, data []byte) {
 		return
 	}
 	// Views keep their escapes; empty and absent are alike.
-	for _, v := range []*[]byte{&got.FinishReason, &got.FinishMessage} {
+	for _, v := range []*[]byte{&got.FinishReason, &got.FinishMessage, &got.Text} {
 		*v = jsonscan.Unquote(*v)
 	}
-	for _, v := range []*[]byte{&want.FinishReason, &want.FinishMessage, &got.FinishReason, &got.FinishMessage} {
+	for _, v := range []*[]byte{&want.FinishReason, &want.FinishMessage, &want.Text, &got.FinishReason, &got.FinishMessage, &got.Text} {
 		if len(*v) == 0 {
 			*v = nil
 		}
