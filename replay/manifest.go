@@ -88,6 +88,7 @@ type PlanRef struct {
 	VocabLow     uint32           `json:"vocab_low"`
 	VocabSize    uint32           `json:"vocab_size"`
 	Forced       int64            `json:"prompts_sharing_one_token_too_many,omitempty"`
+	Unseen       int64            `json:"prompt_blocks_not_compared,omitempty"`
 }
 
 // A Server says what was played against.
@@ -114,7 +115,7 @@ func (p *Plan) ref() PlanRef {
 	return PlanRef{
 		Digest: p.Digest, Base: p.Base, Lap: p.Lap, Span: p.Span(), Warmup: p.Warmup(), Rows: p.Rows, All: p.All, Text: p.Words != nil,
 		Clipped: p.Clipped, Lengthened: p.Lengthened, Skipped: p.Skipped, PromptTokens: p.PromptTokens, OutputTokens: p.OutputTokens,
-		PeakRate: p.PeakRate, Connections: min(p.Connections, MaxWarm), MaxLen: p.MaxLen, VocabLow: p.Vocab.Low, VocabSize: p.Vocab.Size, Forced: p.Forced,
+		PeakRate: p.PeakRate, Connections: min(p.Connections, MaxWarm), MaxLen: p.MaxLen, VocabLow: p.Vocab.Low, VocabSize: p.Vocab.Size, Forced: p.Forced, Unseen: p.Unseen,
 	}
 }
 

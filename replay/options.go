@@ -54,6 +54,10 @@ type Options struct {
 	// VocabSize bounds the token ids of prompts.
 	VocabSize int `json:"vocab_size"`
 
+	// Spin is how long before a deadline the pacer stops sleeping and polls the
+	// clock. It takes that much of a core for each request.
+	Spin time.Duration `json:"spin_ns,omitempty"`
+
 	Cache     CacheMode `json:"cache"`                // what the server's prefix cache holds at the start, empty means warm
 	CacheSalt string    `json:"cache_salt,omitempty"` // of CacheSalted, empty: PrepareCache draws one
 
@@ -75,6 +79,10 @@ func Defaults() Options {
 	}
 }
 
+// maxSpin bounds Options.Spin: no sleep is as late as that, and beyond it a
+// pacer in real time would starve its own machine.
+const maxSpin = 10 * time.Millisecond
+
 // Validate reports every problem with o, not just the first.
 func (o *Options) Validate() error {
 	var errs []error
@@ -93,6 +101,9 @@ func (o *Options) Validate() error {
 	}
 	if o.Duration > 0 && o.Warmup >= o.Duration {
 		bad("--warmup %v leaves nothing of --duration %v to measure", o.Warmup, o.Duration)
+	}
+	if o.Spin < 0 || o.Spin > maxSpin {
+		bad("--spin is %v, want 0 to %v", o.Spin, maxSpin)
 	}
 	if o.Concurrency < 0 {
 		bad("--concurrency is %d, want at least 1", o.Concurrency)

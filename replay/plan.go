@@ -40,7 +40,8 @@ type Plan struct {
 	OutputTokens int64            // to ask for, one lap
 	Connections  int              // to open ahead: requests in flight at a time, as far as can be guessed
 	PeakRate     int64            // most sends in one second of the run
-	Forced       int64            // prompts that share one token more than recorded, see Warnings
+	Forced       int64            // blocks that share one token with a sibling more than recorded, the vocabulary being used up
+	Unseen       int64            // blocks that were not compared with their siblings, as there are too many
 
 	// Digest identifies the work: what is sent and when, before speed-up. Two
 	// runs with the same digest and seed sent the same requests.
@@ -200,7 +201,7 @@ func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 		p.talks.planned()
 	}
 	p.prompts.learned()
-	p.Forced = p.prompts.forced
+	p.Forced, p.Unseen = p.prompts.forced, p.prompts.unseen
 	p.PeakRate, p.Connections = rate.peak, rate.most
 	p.Digest = hex.EncodeToString(digest.Sum(nil))
 	p.Lap = o.Duration

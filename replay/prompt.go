@@ -46,10 +46,12 @@ type prompts struct {
 	// has it; salts holds the nodes that needed another first token.
 	taken map[uint64]uint64
 	salts map[uint64]uint8
-	// forced counts nodes that share one token with a sibling all the same:
-	// their parent has more children than the vocabulary has tokens, or the
+	// full holds the parents whose children have used up the vocabulary.
+	full map[uint64]bool
+	// forced counts nodes that share one token with a sibling all the same, as
+	// the vocabulary has no more; unseen those that were not looked at, as the
 	// trace has more blocks than maxTaken.
-	forced int64
+	forced, unseen int64
 }
 
 // maxTaken bounds the memory of learn (about 40 bytes an entry). Beyond it,
@@ -57,7 +59,8 @@ type prompts struct {
 const maxTaken = 2 << 20
 
 // maxSalt bounds the attempts for one node. With half of the vocabulary taken
-// under one parent, all 64 fail once in 2^64.
+// under one parent, all 64 fail once in 2^64; the first time that they do, nine
+// tenths or so are taken, and the parent's other children are not tried at all.
 const maxSalt = 64
 
 const (
@@ -67,7 +70,7 @@ const (
 )
 
 func newPrompts(seed uint64, v Vocabulary, blockSize, head int) *prompts {
-	return &prompts{seed: seed, vocab: v, blockSize: blockSize, head: head, taken: map[uint64]uint64{}, salts: map[uint64]uint8{}}
+	return &prompts{seed: seed, vocab: v, blockSize: blockSize, head: head, taken: map[uint64]uint64{}, salts: map[uint64]uint8{}, full: map[uint64]bool{}}
 }
 
 // mix is one round of a strong 64-bit mixer (the multiply-fold of wyhash).
@@ -116,26 +119,30 @@ func (p *prompts) place(parent, key uint64) {
 			salt = p.salts[key] // a node met before keeps its choice
 		}
 		slot := mix(parent, uint64(p.first(key, salt))+1)
-		owner, used := p.taken[slot]
-		if used && owner != key {
+		switch owner, used := p.taken[slot]; {
+		case used && owner == key:
+			return
+		case used && p.full[parent]:
+			p.forced++
+			return
+		case used:
 			continue
+		case len(p.taken) >= maxTaken:
+			p.unseen++
+			return
 		}
-		if !used {
-			if len(p.taken) >= maxTaken {
-				break
-			}
-			p.taken[slot] = key
-			if salt > 0 {
-				p.salts[key] = salt
-			}
+		p.taken[slot] = key
+		if salt > 0 {
+			p.salts[key] = salt
 		}
 		return
 	}
 	p.forced++
+	p.full[parent] = true
 }
 
 // learned frees what only learning needed.
-func (p *prompts) learned() { p.taken = nil }
+func (p *prompts) learned() { p.taken, p.full = nil, nil }
 
 // first is the first token of a node, counted from 0 in the vocabulary.
 func (p *prompts) first(key uint64, salt uint8) uint32 {

@@ -126,3 +126,19 @@ func TestPromptsAreStable(t *testing.T) {
 		t.Errorf("prompt = %v, want %v", got, want)
 	}
 }
+
+// Once a parent's children have used up the vocabulary, the others cost no
+// further attempts, and are counted.
+func TestPromptsOfAFullVocabulary(t *testing.T) {
+	p := newPrompts(1, Vocabulary{Low: 10, Size: 100}, 0, 0)
+	for id := range int64(5000) {
+		r := traceformat.Request{ID: id}
+		p.learn(&r, 8)
+	}
+	if len(p.full) != 1 || len(p.taken) < 80 || len(p.taken) > 100 {
+		t.Errorf("%d parents are full with %d first tokens taken of 100", len(p.full), len(p.taken))
+	}
+	if p.forced+int64(len(p.taken)) != 5000 || p.unseen != 0 {
+		t.Errorf("%d forced, %d unseen, %d placed of 5,000", p.forced, p.unseen, len(p.taken))
+	}
+}

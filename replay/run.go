@@ -315,7 +315,10 @@ func (r *run) pace() error {
 		case over:
 			return nil
 		case x == nil:
-			a.SleepUntil(at)
+			// Within the spin the queue is asked again and again instead.
+			if at -= r.plan.Options.Spin; clock.Now() < at {
+				a.SleepUntil(at)
+			}
 		default:
 			r.launch(x)
 		}

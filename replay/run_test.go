@@ -526,3 +526,55 @@ func TestRunOfARun(t *testing.T) {
 		})
 	}
 }
+
+// earlyAlarm notes how long before each deadline it was to wake.
+type earlyAlarm struct {
+	bubbleAlarm
+	targets []time.Duration
+}
+
+func (a *earlyAlarm) SleepUntil(t time.Duration) {
+	a.targets = append(a.targets, t)
+	a.bubbleAlarm.SleepUntil(t)
+}
+
+// A watchedClient is told of each send by the pacer itself.
+type watchedClient struct {
+	*fakeClient
+	sends func()
+}
+
+func (w *watchedClient) Start(req *wire.Request, sink wire.Sink) wire.Call {
+	w.sends()
+	return w.fakeClient.Start(req, sink)
+}
+
+// With a spin the pacer sleeps up to it and polls the clock from there: never
+// is a request early, and no sleep goes up to its time.
+func TestRunSpins(t *testing.T) {
+	const spin = 2 * time.Millisecond
+	o := Defaults()
+	o.Spin = spin
+	a := &earlyAlarm{bubbleAlarm: bubbleAlarm{make(chan struct{}, 1)}}
+	spun := 0
+	f := &fakeClient{script: func(int) string { return "sent head tok tok tok tok end" }}
+	rows, stats, err := play(t, every(5, 10*time.Millisecond), o, f, func(c *Config) {
+		c.newAlarm = func() (alarm, error) { return a, nil }
+		c.Client = &watchedClient{f, func() {
+			if clock.Now() >= a.targets[len(a.targets)-1]+spin {
+				spun++
+			}
+		}}
+	})
+	if err != nil || len(rows) != 5 || stats.Sent != 5 {
+		t.Fatalf("err = %v, %d rows, stats = %+v", err, len(rows), stats)
+	}
+	for i, r := range rows {
+		if r.Wake.V < r.Scheduled.V {
+			t.Errorf("row %d went out at %v, before its time %v", i, r.Wake.V, r.Scheduled.V)
+		}
+	}
+	if spun != 5 {
+		t.Errorf("%d of 5 sends came %v or more after the end of a sleep", spun, spin)
+	}
+}

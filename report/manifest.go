@@ -92,6 +92,7 @@ type Plan struct {
 	VocabLow     uint32           `json:"vocab_low"`
 	VocabSize    uint32           `json:"vocab_size"`
 	Forced       int64            `json:"prompts_sharing_one_token_too_many,omitempty"`
+	Unseen       int64            `json:"prompt_blocks_not_compared,omitempty"`
 }
 
 // A Server says what was played against.
