@@ -79,7 +79,7 @@ type Metric struct {
 	Low  Number `json:"limit_low"`
 	High Number `json:"limit_high"`
 	// Floor is the same figure between two parts of the reference, which
-	// FloorOf names: "interleaved" or "halves".
+	// FloorOf names: "interleaved", "halves" or "the wider of both".
 	Floor   Number `json:"floor"`
 	FloorOf string `json:"floor_of,omitempty"`
 	// Min and Max span the seeds where the other side was generated several
@@ -102,9 +102,12 @@ const (
 	noFloor floorKind = iota
 	interleaved
 	halves
+	wider // the one of the two in which a ratio is farther from 1
 )
 
-func (k floorKind) String() string { return [...]string{"", "interleaved", "halves"}[k] }
+func (k floorKind) String() string {
+	return [...]string{"", "interleaved", "halves", "the wider of both"}[k]
+}
 
 // A rule says what a metric is called, which floor it has and what it must
 // keep, given the floor. low is NaN for a distance; high is NaN for a figure
@@ -185,7 +188,7 @@ var rules = func() []rule {
 			}
 			r = append(r,
 				rule{fmt.Sprintf("%s_ks_%g", q.key, rho), fmt.Sprintf("TTFT in a %s, load %g, KS", q.name, rho), "queue", halves, atLeast(0.08, 1.1)},
-				rule{fmt.Sprintf("%s_p99_%g", q.key, rho), fmt.Sprintf("TTFT in a %s, load %g, p99 ratio", q.name, rho), "queue", halves, ratio(low, high)})
+				rule{fmt.Sprintf("%s_p99_%g", q.key, rho), fmt.Sprintf("TTFT in a %s, load %g, p99 ratio", q.name, rho), "queue", wider, ratio(low, high)})
 		}
 	}
 	return r
@@ -314,9 +317,24 @@ func NewFloor(reference *Sample) *Floor {
 }
 
 func (f *Floor) of(r rule) float64 {
-	parts := map[floorKind]map[string]measured{interleaved: f.interleaved, halves: f.halves}[r.floor]
-	if v, ok := parts[r.key]; ok {
-		return v.value
+	value := func(parts map[string]measured) float64 {
+		if v, ok := parts[r.key]; ok {
+			return v.value
+		}
+		return math.NaN()
+	}
+	switch r.floor {
+	case interleaved:
+		return value(f.interleaved)
+	case halves:
+		return value(f.halves)
+	case wider:
+		// A tail depends on its one worst minute: one split says too little.
+		a, b := value(f.interleaved), value(f.halves)
+		if !(LogRatio(a, 1) >= LogRatio(b, 1)) {
+			return b
+		}
+		return a
 	}
 	return math.NaN()
 }

@@ -37,6 +37,12 @@ type Sample struct {
 	Turn    []int32   // position in the session from 0, -1 unknown
 	Think   []float64 // seconds between the parent's answer and this row, NaN unknown
 
+	// Service is seconds from a request to the end of its answer, NaN unknown.
+	Service []float64
+	// Aborted marks rows whose client hung up, so that Out is what had come by
+	// then and not what would have come.
+	Aborted []bool
+
 	Client  []int32  // index into Clients
 	Clients []string // pseudonyms in order of appearance
 
@@ -97,7 +103,7 @@ func (s *Sample) pick(rows []int, arrival []float64, horizon float64) *Sample {
 	p.In, p.Out = choose(s.In, rows), choose(s.Out, rows)
 	p.Cached, p.Reasoning = choose(s.Cached, rows), choose(s.Reasoning, rows)
 	p.Session, p.Turn, p.Client = choose(s.Session, rows), choose(s.Turn, rows), choose(s.Client, rows)
-	p.Think = choose(s.Think, rows)
+	p.Think, p.Service, p.Aborted = choose(s.Think, rows), choose(s.Service, rows), choose(s.Aborted, rows)
 	if s.Parent != nil {
 		at := make([]int32, s.N())
 		for i := range at {
@@ -295,7 +301,7 @@ type Builder struct {
 	parents  []rowKey // lap -1 where there is none
 	last     time.Duration
 	unsorted bool
-	known    struct{ in, out, cached, reasoning, blocks, session, turn, think, client, parent bool }
+	known    struct{ in, out, cached, reasoning, blocks, session, turn, think, service, aborted, client, parent bool }
 }
 
 type rowKey struct {
@@ -348,6 +354,14 @@ func (b *Builder) Add(r *traceformat.Row) error {
 		think, k.think = v.Seconds(), true
 	}
 	s.Think = append(s.Think, think)
+	service := math.NaN()
+	if v, ok := r.E2E.Get(); ok {
+		service, k.service = v.Seconds(), true
+	}
+	s.Service = append(s.Service, service)
+	aborted := r.Result == traceformat.ResultClientAbort
+	k.aborted = k.aborted || aborted
+	s.Aborted = append(s.Aborted, aborted)
 	client, ok := b.clients[r.Client]
 	if !ok {
 		client = int32(len(s.Clients))
@@ -392,6 +406,12 @@ func (b *Builder) Sample(h *traceformat.Header) *Sample {
 	}
 	if !k.think {
 		s.Think = nil
+	}
+	if !k.service {
+		s.Service = nil
+	}
+	if !k.aborted {
+		s.Aborted = nil
 	}
 	if !k.blocks {
 		s.Blocks, s.BlockStart = nil, nil
