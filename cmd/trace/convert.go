@@ -17,6 +17,7 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"reprise/internal/cli"
+	"reprise/internal/traceout"
 	"reprise/traceformat"
 	"reprise/traceformat/convert"
 )
@@ -63,7 +64,7 @@ func export(ctx context.Context, c *ucli.Context) error {
 			return cli.Usagef("", "--start %q: want a time such as 2024-05-01T00:00:00Z", s)
 		}
 	}
-	name, err := target(c)
+	name, err := traceout.Target(c)
 	if err != nil {
 		return err
 	}
@@ -72,8 +73,8 @@ func export(ctx context.Context, c *ucli.Context) error {
 		return err
 	}
 	defer r.Close()
-	p := newProgress(c.App.ErrWriter)
-	defer p.clear()
+	p := traceout.NewProgress(c.App.ErrWriter)
+	defer p.Clear()
 	watched := watchedReader{r, ctx, p}
 	var report *convert.Report
 	if name == "-" {
@@ -85,24 +86,24 @@ func export(ctx context.Context, c *ucli.Context) error {
 			return err
 		}
 	} else {
-		out, err := createFile(name, c.Bool("force"))
+		out, err := traceout.CreateFile(name, c.Bool("force"))
 		if err != nil {
 			return err
 		}
-		defer out.abort()
+		defer out.Abort()
 		if report, err = convert.Export(to, out, watched, o); err != nil {
 			return err
 		}
-		if err := out.publish(); err != nil {
+		if err := out.Publish(); err != nil {
 			return err
 		}
-		if err := p.done(report.Rows, name, name); err != nil {
+		if err := p.Done(report.Rows, name, name); err != nil {
 			return err
 		}
 	}
-	p.clear()
+	p.Clear()
 	for _, reason := range slices.Sorted(maps.Keys(report.Skipped)) {
-		fmt.Fprintf(c.App.ErrWriter, "skipped %s: %s\n", rows(report.Skipped[reason]), reason)
+		fmt.Fprintf(c.App.ErrWriter, "skipped %s: %s\n", traceout.Rows(report.Skipped[reason]), reason)
 	}
 	for _, l := range report.Lost {
 		fmt.Fprintf(c.App.ErrWriter, "lost %s\n", l)
@@ -114,14 +115,14 @@ func export(ctx context.Context, c *ucli.Context) error {
 type watchedReader struct {
 	traceformat.Reader
 	ctx context.Context
-	p   *progress
+	p   *traceout.Progress
 }
 
 func (w watchedReader) All() iter.Seq2[*traceformat.Row, error] {
 	return func(yield func(*traceformat.Row, error) bool) {
 		for row, err := range w.Reader.All() {
 			if err == nil {
-				if err = w.p.row(w.ctx); err != nil {
+				if err = w.p.Row(w.ctx); err != nil {
 					row = nil
 				}
 			}
@@ -181,7 +182,7 @@ func joinTraces(ctx context.Context, c *ucli.Context) error {
 	if n := len(names) - len(slices.DeleteFunc(slices.Clone(names), func(s string) bool { return s == "-" })); n > 1 {
 		return cli.Usagef("", "standard input can be read once")
 	}
-	name, err := nativeTarget(c)
+	name, err := traceout.NativeTarget(c)
 	if err != nil {
 		return err
 	}
@@ -191,12 +192,12 @@ func joinTraces(ctx context.Context, c *ucli.Context) error {
 	}
 	defer r.Close()
 	program := "trace " + c.Command.Name
-	return writeTrace(c, name, written(r.Header(), program), func(w *traceformat.Writer, p *progress) error {
+	return traceout.Write(c, name, written(r.Header(), program), func(w *traceformat.Writer, p *traceout.Progress) error {
 		for row, err := range r.All() {
 			if err != nil {
 				return err
 			}
-			if err := p.row(ctx); err != nil {
+			if err := p.Row(ctx); err != nil {
 				return err
 			}
 			if err := w.Write(row); err != nil {
@@ -224,7 +225,7 @@ func openAll(ctx context.Context, c *ucli.Context, names []string, spill string)
 			return nil, err
 		}
 		if !r.Header().Sorted {
-			sorted, err := traceformat.Sorted(watchedReader{r, ctx, newProgress(io.Discard)}, spill)
+			sorted, err := traceformat.Sorted(watchedReader{r, ctx, traceout.NewProgress(io.Discard)}, spill)
 			if err != nil {
 				r.Close()
 				return nil, err

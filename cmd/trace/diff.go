@@ -14,6 +14,7 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"reprise/internal/cli"
+	"reprise/internal/traceout"
 	"reprise/internal/units"
 	"reprise/traceformat"
 )
@@ -154,7 +155,7 @@ func (d *differ) run(ctx context.Context, a, b traceformat.Reader) error {
 	next := [2]func() (*traceformat.Row, error, bool){nextA, nextB}
 	open := [2]bool{true, true}
 	for n := 0; open[0] || open[1]; n++ {
-		if n%every == 0 && ctx.Err() != nil {
+		if n%traceout.Every == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
 		for side := range next {
@@ -324,8 +325,8 @@ func (d *differ) writeText(w io.Writer) error {
 	r := &d.result
 	var b strings.Builder
 	t := cli.Table{}
-	t.Row("a", rows(r.RowsA), r.A)
-	t.Row("b", rows(r.RowsB), r.B)
+	t.Row("a", traceout.Rows(r.RowsA), r.A)
+	t.Row("b", traceout.Rows(r.RowsB), r.B)
 	if err := t.Write(&b, ""); err != nil {
 		return err
 	}
@@ -336,7 +337,7 @@ func (d *differ) writeText(w io.Writer) error {
 		b.WriteString("all rows are equal\n")
 	} else {
 		fmt.Fprintf(&b, "%s of %s in both differ; %s are only in a, %s only in b\n",
-			units.Count(r.Differ), rows(r.Both), units.Count(r.OnlyA), units.Count(r.OnlyB))
+			units.Count(r.Differ), traceout.Rows(r.Both), units.Count(r.OnlyA), units.Count(r.OnlyB))
 	}
 	if len(r.Columns) > 0 {
 		t := cli.Table{Head: []string{"column", "rows"}}

@@ -16,6 +16,7 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"reprise/internal/cli"
+	"reprise/internal/traceout"
 	"reprise/internal/units"
 	"reprise/traceformat"
 )
@@ -67,7 +68,7 @@ func head(ctx context.Context, c *ucli.Context) error {
 		if err != nil {
 			return err
 		}
-		if n%every == 0 && ctx.Err() != nil {
+		if n%traceout.Every == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
 		n++
@@ -81,7 +82,7 @@ func head(ctx context.Context, c *ucli.Context) error {
 		}
 		// A table is laid out by its widest cells, so that its rows are held;
 		// a long one is laid out anew every so often.
-		if len(table.rows) == every {
+		if len(table.rows) == traceout.Every {
 			if err := table.write(out, cli.Columns(c.App.Writer, 0)); err != nil {
 				return err
 			}

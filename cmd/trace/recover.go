@@ -12,6 +12,7 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"reprise/internal/cli"
+	"reprise/internal/traceout"
 	"reprise/internal/units"
 	"reprise/traceformat"
 )
@@ -84,7 +85,7 @@ func recoverTrace(ctx context.Context, c *ucli.Context) error {
 	case out == "-":
 		return cli.Usagef("-o FILE", "recover writes a file")
 	}
-	if err := checkTarget(out, c.Bool("force")); err != nil {
+	if err := traceout.CheckTarget(out, c.Bool("force")); err != nil {
 		return err
 	}
 	var opts []traceformat.WriteOption
@@ -117,7 +118,7 @@ func recoverTrace(ctx context.Context, c *ucli.Context) error {
 		}
 		return cli.WriteJSON(c.App.Writer, result)
 	}
-	fmt.Fprintf(c.App.ErrWriter, "recovered %s to %s\n", rows(r.Rows), out)
+	fmt.Fprintf(c.App.ErrWriter, "recovered %s to %s\n", traceout.Rows(r.Rows), out)
 	if !r.Header {
 		fmt.Fprintln(c.App.ErrWriter, "the header is lost: what the trace says of its clock, blocks and lengths is unknown")
 	}

@@ -14,6 +14,7 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"reprise/internal/cli"
+	"reprise/internal/traceout"
 	"reprise/traceformat"
 	"reprise/traceformat/convert"
 )
@@ -201,7 +202,7 @@ func slice(ctx context.Context, c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	name, err := nativeTarget(c)
+	name, err := traceout.NativeTarget(c)
 	if err != nil {
 		return err
 	}
@@ -210,14 +211,14 @@ func slice(ctx context.Context, c *ucli.Context) error {
 		return err
 	}
 	defer r.Close()
-	return writeTrace(c, name, k.header(r.Header()), func(w *traceformat.Writer, p *progress) error {
+	return traceout.Write(c, name, k.header(r.Header()), func(w *traceformat.Writer, p *traceout.Progress) error {
 		sorted := r.Header().Sorted
 		kept := parents{}
 		for row, err := range r.All() {
 			if err != nil {
 				return err
 			}
-			if err := p.row(ctx); err != nil {
+			if err := p.Row(ctx); err != nil {
 				return err
 			}
 			if sorted && row.Arrival >= k.to {
@@ -244,8 +245,8 @@ func slice(ctx context.Context, c *ucli.Context) error {
 		}
 		*w.Header() = *k.header(r.Header())
 		if kept.orphans > 0 {
-			p.clear()
-			fmt.Fprintf(c.App.ErrWriter, "%s lost the parent, which is not in the slice\n", rows(kept.orphans))
+			p.Clear()
+			fmt.Fprintf(c.App.ErrWriter, "%s lost the parent, which is not in the slice\n", traceout.Rows(kept.orphans))
 		}
 		return nil
 	})

@@ -1,4 +1,6 @@
-package main
+// Package traceout is how programs write traces: where to, with what care, and
+// with what they say meanwhile.
+package traceout
 
 import (
 	"context"
@@ -20,14 +22,14 @@ import (
 	"reprise/traceformat"
 )
 
-// errExists is what an existing output gives without --force.
-func errExists(name string) error {
+// ErrExists is what an existing output gives without --force.
+func ErrExists(name string) error {
 	return cli.Usagef("--force replaces it", "%s exists", name)
 }
 
-// target checks --output before anything is read: converting a large trace
+// Target checks --output before anything is read: converting a large trace
 // only to find that its name is taken would be a waste.
-func target(c *ucli.Context) (string, error) {
+func Target(c *ucli.Context) (string, error) {
 	name := c.String("output")
 	switch {
 	case name == "":
@@ -35,11 +37,11 @@ func target(c *ucli.Context) (string, error) {
 	case name == "-":
 		return name, nil
 	}
-	return name, checkTarget(name, c.Bool("force"))
+	return name, CheckTarget(name, c.Bool("force"))
 }
 
-// checkTarget reports why a file cannot be written at name.
-func checkTarget(name string, force bool) error {
+// CheckTarget reports why a file cannot be written at name.
+func CheckTarget(name string, force bool) error {
 	info, err := os.Lstat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -52,7 +54,7 @@ func checkTarget(name string, force bool) error {
 	case info.IsDir():
 		return cli.Usagef("name a file in it", "%s is a directory", name)
 	case !force:
-		return errExists(name)
+		return ErrExists(name)
 	// A pipe or a device would be replaced by a file.
 	case !info.Mode().IsRegular() && info.Mode()&fs.ModeSymlink == 0:
 		return cli.Usagef("", "%s is not a regular file", name)
@@ -60,9 +62,9 @@ func checkTarget(name string, force bool) error {
 	return nil
 }
 
-// nativeTarget is target for commands that write Parquet.
-func nativeTarget(c *ucli.Context) (string, error) {
-	name, err := target(c)
+// NativeTarget is Target for commands that write Parquet.
+func NativeTarget(c *ucli.Context) (string, error) {
+	name, err := Target(c)
 	if err != nil {
 		return "", err
 	}
@@ -77,9 +79,9 @@ func nativeTarget(c *ucli.Context) (string, error) {
 	return name, nil
 }
 
-// writeTrace writes a trace to the output that nativeTarget gave. fill writes
+// Write writes a trace to the output that NativeTarget gave. fill writes
 // the rows and then may change the header.
-func writeTrace(c *ucli.Context, name string, h *traceformat.Header, fill func(*traceformat.Writer, *progress) error) (err error) {
+func Write(c *ucli.Context, name string, h *traceformat.Header, fill func(*traceformat.Writer, *Progress) error) (err error) {
 	path := name
 	opts := []traceformat.WriteOption{}
 	if c.Bool("force") {
@@ -100,8 +102,8 @@ func writeTrace(c *ucli.Context, name string, h *traceformat.Header, fill func(*
 		return err
 	}
 	defer w.Abort()
-	p := newProgress(c.App.ErrWriter)
-	defer p.clear()
+	p := NewProgress(c.App.ErrWriter)
+	defer p.Clear()
 	if err := fill(w, p); err != nil {
 		return err
 	}
@@ -119,11 +121,11 @@ func writeTrace(c *ucli.Context, name string, h *traceformat.Header, fill func(*
 			return err
 		}
 	}
-	return p.done(n, path, name)
+	return p.Done(n, path, name)
 }
 
-// A progress line is shown on a terminal while rows are written.
-type progress struct {
+// A Progress line is shown on a terminal while rows are written.
+type Progress struct {
 	w     io.Writer
 	live  bool
 	start time.Time
@@ -132,37 +134,39 @@ type progress struct {
 	shown bool
 }
 
-func newProgress(w io.Writer) *progress {
+// NewProgress shows progress on w if that is a terminal.
+func NewProgress(w io.Writer) *Progress {
 	now := time.Now()
-	return &progress{w: w, live: cli.IsTerminal(w), start: now, last: now}
+	return &Progress{w: w, live: cli.IsTerminal(w), start: now, last: now}
 }
 
-// every is how many rows pass between two looks at the clock and the context.
-const every = 4096
+// Every is how many rows pass between two looks at the clock and the context.
+const Every = 4096
 
-// row counts one more row and returns the error of a context that has ended.
-func (p *progress) row(ctx context.Context) error {
+// Row counts one more row and returns the error of a context that has ended.
+func (p *Progress) Row(ctx context.Context) error {
 	p.rows++
-	if p.rows%every != 0 {
+	if p.rows%Every != 0 {
 		return nil
 	}
 	if p.live && time.Since(p.last) > 200*time.Millisecond {
 		p.last, p.shown = time.Now(), true
-		fmt.Fprintf(p.w, "\r\x1b[K%s, %s", rows(p.rows), units.Rate(float64(p.rows)/time.Since(p.start).Seconds()))
+		fmt.Fprintf(p.w, "\r\x1b[K%s, %s", Rows(p.rows), units.Rate(float64(p.rows)/time.Since(p.start).Seconds()))
 	}
 	return ctx.Err()
 }
 
-func (p *progress) clear() {
+// Clear removes the line.
+func (p *Progress) Clear() {
 	if p.shown {
 		fmt.Fprint(p.w, "\r\x1b[K")
 		p.shown = false
 	}
 }
 
-// done says what was written.
-func (p *progress) done(n int64, path, name string) error {
-	p.clear()
+// Done says what was written.
+func (p *Progress) Done(n int64, path, name string) error {
+	p.Clear()
 	info, err := os.Stat(path)
 	if err != nil {
 		return err
@@ -170,20 +174,20 @@ func (p *progress) done(n int64, path, name string) error {
 	if name == "-" {
 		name = "standard output"
 	}
-	_, err = fmt.Fprintf(p.w, "wrote %s (%s) to %s\n", rows(n), units.Bytes(info.Size()), name)
+	_, err = fmt.Fprintf(p.w, "wrote %s (%s) to %s\n", Rows(n), units.Bytes(info.Size()), name)
 	return err
 }
 
-// rows is a number of rows with the noun.
-func rows(n int64) string {
+// Rows is a number of rows with the noun.
+func Rows(n int64) string {
 	if n == 1 {
 		return "1 row"
 	}
 	return units.Count(n) + " rows"
 }
 
-// An outFile is written beside its name and takes it when it is whole.
-type outFile struct {
+// A File is written beside its name and takes it when it is whole.
+type File struct {
 	io.Writer
 	path  string
 	force bool
@@ -191,14 +195,14 @@ type outFile struct {
 	pack  io.Closer // compressor, or nil
 }
 
-// createFile starts a file that is packed if its name ends in .gz or .zst.
-func createFile(path string, force bool) (*outFile, error) {
+// CreateFile starts a file that is packed if its name ends in .gz or .zst.
+func CreateFile(path string, force bool) (*File, error) {
 	temp := filepath.Join(filepath.Dir(path), fmt.Sprintf(".%s.%d.tmp", filepath.Base(path), os.Getpid()))
 	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
 		return nil, err
 	}
-	o := &outFile{Writer: f, path: path, force: force, file: f}
+	o := &File{Writer: f, path: path, force: force, file: f}
 	switch filepath.Ext(path) {
 	case ".gz":
 		z := gzip.NewWriter(f)
@@ -206,7 +210,7 @@ func createFile(path string, force bool) (*outFile, error) {
 	case ".zst":
 		z, err := zstd.NewWriter(f)
 		if err != nil {
-			o.abort()
+			o.Abort()
 			return nil, err
 		}
 		o.Writer, o.pack = z, z
@@ -214,8 +218,8 @@ func createFile(path string, force bool) (*outFile, error) {
 	return o, nil
 }
 
-// abort removes the file, unless it was published.
-func (o *outFile) abort() {
+// Abort removes the file, unless it was published.
+func (o *File) Abort() {
 	if o.file != nil {
 		o.file.Close()
 		os.Remove(o.file.Name())
@@ -223,9 +227,9 @@ func (o *outFile) abort() {
 	}
 }
 
-// publish gives the finished file its name.
-func (o *outFile) publish() error {
-	defer o.abort()
+// Publish gives the finished file its name.
+func (o *File) Publish() error {
+	defer o.Abort()
 	if o.pack != nil {
 		if err := o.pack.Close(); err != nil {
 			return err
@@ -244,9 +248,9 @@ func (o *outFile) publish() error {
 	// A link does not replace what another program has put there meanwhile.
 	switch err := os.Link(temp, o.path); {
 	case err == nil:
-		return nil // abort removes the temporary name
+		return nil // Abort removes the temporary name
 	case errors.Is(err, fs.ErrExist):
-		return errExists(o.path)
+		return ErrExists(o.path)
 	default: // a file system without links
 		return os.Rename(temp, o.path)
 	}
