@@ -101,25 +101,28 @@ func exactDist(values []float64, failures int64) Dist {
 		m.Add(v)
 	}
 	slices.Sort(values)
-	for range failures {
-		values = append(values, math.Inf(1))
-	}
-	d := Dist{N: int64(len(values)), Estimator: Exact}
+	d := Dist{N: int64(len(values)) + failures, Estimator: Exact}
 	if d.N == 0 {
 		return Dist{}
 	}
-	d.Min, d.Max = some(values[0]), some(values[len(values)-1])
+	at := func(rank int) float64 {
+		if rank < len(values) {
+			return values[rank]
+		}
+		return math.Inf(1)
+	}
+	d.Min, d.Max = some(at(0)), some(at(int(d.N)-1))
 	if d.Mean, d.SD = some(m.Mean()), some(m.SD()); failures > 0 {
 		d.Mean, d.SD = some(math.Inf(1)), traceformat.Opt[Nanos]{}
 	}
 	d.fill(d.N, func(key string, p float64) traceformat.Opt[Nanos] {
-		if lo, hi, ok := stats.QuantileInterval(len(values), p, stats.Level); ok {
+		if lo, hi, ok := stats.QuantileInterval(int(d.N), p, stats.Level); ok {
 			if d.Intervals == nil {
 				d.Intervals = map[string][2]Nanos{}
 			}
-			d.Intervals[key] = [2]Nanos{Nanos(values[lo]), Nanos(values[hi])}
+			d.Intervals[key] = [2]Nanos{Nanos(at(lo)), Nanos(at(hi))}
 		}
-		return some(stats.Quantile(values, p))
+		return some(stats.QuantileOf(int(d.N), at, p))
 	})
 	return d
 }

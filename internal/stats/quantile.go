@@ -15,7 +15,12 @@ const Level = 0.95
 // h = (n-1)p it is x[⌊h⌋] + (h-⌊h⌋)(x[⌊h⌋+1] - x[⌊h⌋]), counted from 0, and
 // infinite if the upper one of the two has a weight and is infinite.
 func Quantile(sorted []float64, p float64) float64 {
-	n := len(sorted)
+	return QuantileOf(len(sorted), func(rank int) float64 { return sorted[rank] }, p)
+}
+
+// QuantileOf is Quantile of n values that need not lie in memory: at returns
+// the one of a rank, counted from 0.
+func QuantileOf(n int, at func(rank int) float64, p float64) float64 {
 	if n == 0 || !(p >= 0 && p <= 1) {
 		return math.NaN()
 	}
@@ -23,9 +28,9 @@ func Quantile(sorted []float64, p float64) float64 {
 	i := int(h)
 	frac := h - float64(i)
 	if frac == 0 || i == n-1 {
-		return sorted[i]
+		return at(i)
 	}
-	lo, hi := sorted[i], sorted[i+1]
+	lo, hi := at(i), at(i+1)
 	if math.IsInf(hi, 1) {
 		return hi
 	}
