@@ -1,0 +1,4 @@
+package synth
+
+type FitReport struct{}
+type Description struct{}
