@@ -22,28 +22,47 @@ import (
 func diffCommand() *ucli.Command {
 	return &ucli.Command{
 		Name:      "diff",
-		Usage:     "compare two traces row by row",
+		Usage:     "compare two traces, row by row or as workloads",
 		UsageText: "trace diff FILE FILE [flags]",
 		Description: `Diff joins two traces on id and lap and says which columns differ, in how many rows,
 and which rows are in one trace alone. Differences between the headers are listed and do
 not count.
 
+With --workload it compares what two traces ask of a server, whatever their rows: arrivals,
+burstiness, lengths and how they depend on each other, prefix reuse, sessions, and what a
+prefill queue makes of them. The first trace is the reference. Every distance stands beside
+the same distance between parts of the reference, and limits never ask for less than that.
+Ticks of a coarse clock are spread. --html and --svg add pictures.
+
 Examples:
   trace diff before.parquet after.parquet
   trace diff run-a/ run-b/ --columns prompt_digest,served_output_tokens
-  trace diff x.csv x.parquet --ignore extra --json
+  trace diff monday.parquet tuesday.parquet --workload --html diff.html
 
-Exit status is 0 if the rows are equal, 1 if they differ or cannot be read, 2 for a usage
-error, 130 if interrupted.`,
+Exit status is 0 if the rows are equal, or the workloads within every limit, 1 if they
+differ or cannot be read, 2 for a usage error, 130 if interrupted.`,
 		Flags: append(readFlags(),
 			&ucli.StringFlag{Name: "columns", Usage: "compare these `NAMES` alone, comma-separated"},
 			&ucli.StringFlag{Name: "ignore", Usage: "leave these `NAMES` out, comma-separated"},
 			&ucli.IntFlag{Name: "n", Value: 10, Usage: "list the first `N` rows that differ"},
+			&ucli.BoolFlag{Name: "workload", Usage: "compare distributions, burstiness, reuse and queues in place of rows"},
+			&ucli.BoolFlag{Name: "markdown", Usage: "with --workload, print Markdown"},
+			&ucli.StringFlag{Name: "html", Usage: "with --workload, write table and pictures to `FILE`"},
+			&ucli.StringFlag{Name: "svg", Usage: "with --workload, write each picture to `DIR`"},
+			&ucli.BoolFlag{Name: "force", Usage: "replace the files of --html and --svg if they exist"},
 			jsonFlag),
 		Action: action(func(ctx context.Context, c *ucli.Context) error {
 			names, err := arguments(c, 2, 2)
 			if err != nil {
 				return err
+			}
+			if c.Bool("workload") {
+				return diffWorkload(ctx, c, names)
+			}
+			for _, f := range []string{"markdown", "html", "svg", "force"} {
+				if c.IsSet(f) {
+					return cli.Usagef("trace diff A B --workload --"+f, "--%s is for --workload", f)
+				}
 			}
 			if names[0] == "-" && names[1] == "-" {
 				return cli.Usagef("", "standard input cannot be both traces")
