@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"slices"
 	"time"
-
-	"reprise/traceformat"
 )
 
 // A Header looks up a field of a head: the value of the first field of that
@@ -54,7 +52,13 @@ type Exchange struct {
 
 	skipped bool
 	over    bool
+	settled bool  // accounted for
 	held    int64 // bytes of the Recorder's budget that it holds
+
+	link       link
+	sampledOut bool // processed for what follows it, and not recorded
+	tries      int  // attempts at this request, this one included; 0: not counted
+	attempted  *attempted
 
 	ask requestState
 	ans answerState
@@ -67,7 +71,7 @@ func (r *Recorder) Begin(t int64, c Conn) *Exchange {
 	defer r.mu.Unlock()
 	r.acc.Seen++
 	if r.closed {
-		x.over, x.skipped = true, true
+		x.over, x.skipped, x.settled = true, true, true
 		r.drop(ReasonIncomplete)
 		return x
 	}
@@ -89,7 +93,7 @@ func (x *Exchange) RequestHead(t int64, method, target string, h Header) {
 	}
 	defer x.guard()
 	x.at(t)
-	if reason := x.ask.head(&x.r.o, method, target, h); reason != "" {
+	if reason := x.ask.head(x, method, target, h); reason != "" {
 		x.discard(reason)
 	}
 }
@@ -175,13 +179,20 @@ func (x *Exchange) guard() {
 
 // discard ends the exchange without a row.
 func (x *Exchange) discard(reason string) {
-	if x.over {
-		return
-	}
-	x.close()
 	x.r.mu.Lock()
 	defer x.r.mu.Unlock()
+	x.discardLocked(reason)
+}
+
+// discardLocked is discard with the Recorder's mutex held.
+func (x *Exchange) discardLocked(reason string) {
+	if x.settled {
+		return
+	}
+	x.settled = true
+	x.close()
 	delete(x.r.open, x)
+	x.r.settle(x, nil)
 	x.r.drop(reason)
 }
 
@@ -211,5 +222,3 @@ func (x *Exchange) since(t int64) time.Duration { return time.Duration(max(t-x.b
 func sortExchanges(list []*Exchange) {
 	slices.SortFunc(list, func(a, b *Exchange) int { return cmp.Compare(a.begun, b.begun) })
 }
-
-var _ = traceformat.ResultOK

@@ -111,6 +111,8 @@ const (
 	domainClient      = "reprise/client"
 	domainSession     = "reprise/session"
 	domainRoot        = "reprise/root"
+	domainModel       = "reprise/model"
+	domainMedia       = "reprise/media"
 	domainUser        = "reprise/user"
 	domainRequest     = "reprise/request"
 	domainSample      = "reprise/sample"

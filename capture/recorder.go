@@ -97,6 +97,7 @@ type Recorder struct {
 	threads threads
 	retries retries
 	lengths blockLengths
+	roots   int64 // sessions begun by a request that continues none
 }
 
 // NewRecorder returns a recorder that writes to sink.
@@ -132,7 +133,7 @@ func NewRecorder(sink Sink, o Options) (*Recorder, error) {
 	}
 	r := &Recorder{key: o.Key, o: o, sink: sink, limit: o.Memory, open: map[*Exchange]struct{}{}}
 	r.acc.Reasons = map[string]int64{}
-	r.threads.init(r.key)
+	r.threads.init()
 	r.retries.init(o.RetryWindow)
 	if !o.Start.IsZero() {
 		r.start, r.started = o.Start.UnixNano(), true
