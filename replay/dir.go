@@ -33,6 +33,9 @@ type Dir struct {
 	live     *metrics.Live
 	hlog     *metrics.LatencyLog
 	as       *metrics.As // nil unless asked for
+
+	telemetry *Telemetry // nil unless started
+	exporter  *Exporter  // likewise
 }
 
 // CreateDir makes the directory of a run and writes its manifest. A directory
@@ -41,7 +44,16 @@ func CreateDir(path string, m *Manifest, p *Plan, slos []metrics.SLO, limits met
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return nil, err
 	}
-	for _, name := range []string{TraceFile, ManifestFile, LatencyFile, journalFile} {
+	names := append([]string{TraceFile, ManifestFile, LatencyFile, journalFile}, telemetryFiles...)
+	if _, err := os.Lstat(filepath.Join(path, ManifestFile)); err == nil {
+		// Only beside a run are files of such names surely pages of one.
+		pages, _ := filepath.Glob(filepath.Join(path, fmt.Sprintf(firstPage, "*")))
+		more, _ := filepath.Glob(filepath.Join(path, fmt.Sprintf(lastPage, "*")))
+		for _, page := range append(pages, more...) {
+			names = append(names, filepath.Base(page))
+		}
+	}
+	for _, name := range names {
 		file := filepath.Join(path, name)
 		if _, err := os.Lstat(file); err != nil {
 			continue
@@ -117,6 +129,12 @@ func (d *Dir) Record(row *traceformat.Row) error {
 		d.as.Add(row)
 	}
 	d.live.Add(row)
+	if d.telemetry != nil {
+		d.telemetry.rows.Add(row)
+	}
+	if d.exporter != nil {
+		d.exporter.add(row)
+	}
 	return errors.Join(d.hlog.Add(row), d.journal.Append(row))
 }
 
@@ -135,9 +153,14 @@ func (d *Dir) Close(stats *Stats, runErr error) (*metrics.Summary, error) {
 		}
 	}
 	m.Summary = d.metrics.Summary()
+	var noTelemetry error
+	if d.telemetry != nil {
+		m.Telemetry, noTelemetry = d.telemetry.finish(m)
+		m.Telemetry.blame(&m.Summary.Fidelity)
+	}
 	err := errors.Join(d.hlog.Close(), d.journal.SetHeader(d.header(partial)), d.journal.Close())
 	if err == nil {
 		err = traceformat.Seal(filepath.Join(d.path, journalFile), filepath.Join(d.path, TraceFile))
 	}
-	return m.Summary, errors.Join(err, m.Write(d.path))
+	return m.Summary, errors.Join(err, noTelemetry, m.Write(d.path))
 }

@@ -43,8 +43,11 @@ type Manifest struct {
 	Words *Words `json:"words,omitempty"`
 	// Cache says what the server's prefix cache held and gave.
 	Cache *CacheRecord `json:"cache,omitempty"`
-	Host  Host         `json:"host"`
-	Stats *Stats       `json:"stats,omitempty"`
+	// Telemetry says what the serving host did meanwhile.
+	Telemetry *TelemetryRecord `json:"telemetry,omitempty"`
+
+	Host  Host   `json:"host"`
+	Stats *Stats `json:"stats,omitempty"`
 	// Summary holds every metric and the fidelity verdict.
 	Summary  *metrics.Summary `json:"summary,omitempty"`
 	Warnings []string         `json:"warnings,omitempty"`

@@ -18,7 +18,9 @@ type View struct {
 	Plan     *Plan
 	Progress *Progress
 	Live     *metrics.Live
-	drawn    int // lines on the screen
+	// Telemetry, if set, has a line of its own.
+	Telemetry *Telemetry
+	drawn     int // lines on the screen
 }
 
 // Every is the time between two lines of a View that is no terminal.
@@ -70,14 +72,22 @@ func (v *View) draw() {
 	tokens := fmt.Sprintf("%s tok/s", units.Count(int64(l.TokensPerSecond)))
 	ttft := fmt.Sprintf("TTFT p50 %s p99 %s", units.Duration(l.TTFTP50), units.Duration(l.TTFTP99))
 	elapsed := units.Clock(max(0, s.Elapsed))
+	host := v.Telemetry.Line()
 	if !v.Terminal {
-		fmt.Fprintf(v.Out, "%s  %s  %s  %s  %s  %s\n", elapsed, counts, lag, tokens, ttft, left)
+		if host != "" {
+			host = "  " + host
+		}
+		fmt.Fprintf(v.Out, "%s  %s  %s  %s  %s  %s%s\n", elapsed, counts, lag, tokens, ttft, left, host)
 		return
 	}
 	share := float64(s.Sent+s.Shed) / float64(max(1, v.Plan.Rows))
 	v.erase()
 	fmt.Fprintf(v.Out, "%s %s  %s  %s\n  %s\n  %s  %s  %s\n", bar(share, 30), elapsed, left, units.Percent(share), counts, lag, tokens, ttft)
 	v.drawn = 3
+	if host != "" {
+		fmt.Fprintf(v.Out, "  %s\n", host)
+		v.drawn++
+	}
 }
 
 // erase takes the last frame off the screen.

@@ -17,8 +17,9 @@ import (
 
 // Files of a run directory.
 const (
-	manifestFile = "run.json"
-	latencyFile  = "latency.hlog"
+	manifestFile  = "run.json"
+	latencyFile   = "latency.hlog"
+	telemetryFile = "telemetry.parquet"
 )
 
 // manifestVersion is the version of run.json that this package knows.
@@ -38,20 +39,22 @@ const (
 // A Manifest is what a report takes from a run.json. What it passes on without
 // looking inside stays as it was written.
 type Manifest struct {
-	Version  int              `json:"version"`
-	State    string           `json:"state"`
-	Reason   string           `json:"reason,omitempty"` // why it is partial
-	Program  Program          `json:"program"`
-	Args     []string         `json:"args"`
-	Options  json.RawMessage  `json:"options"`
-	Trace    Trace            `json:"trace"`
-	Plan     Plan             `json:"plan"`
-	Server   Server           `json:"server"`
-	Cache    json.RawMessage  `json:"cache,omitempty"`
-	Host     json.RawMessage  `json:"host,omitempty"`
-	Stats    *Stats           `json:"stats,omitempty"`
-	Summary  *metrics.Summary `json:"summary,omitempty"`
-	Warnings []string         `json:"warnings,omitempty"`
+	Version int             `json:"version"`
+	State   string          `json:"state"`
+	Reason  string          `json:"reason,omitempty"` // why it is partial
+	Program Program         `json:"program"`
+	Args    []string        `json:"args"`
+	Options json.RawMessage `json:"options"`
+	Trace   Trace           `json:"trace"`
+	Plan    Plan            `json:"plan"`
+	Server  Server          `json:"server"`
+	Cache   json.RawMessage `json:"cache,omitempty"`
+	Host    json.RawMessage `json:"host,omitempty"`
+	Stats   *Stats          `json:"stats,omitempty"`
+	// Telemetry is what the serving host did meanwhile, as package replay wrote it.
+	Telemetry json.RawMessage  `json:"telemetry,omitempty"`
+	Summary   *metrics.Summary `json:"summary,omitempty"`
+	Warnings  []string         `json:"warnings,omitempty"`
 	// Merge says what a run was joined from.
 	Merge *Joined `json:"merge,omitempty"`
 }

@@ -112,7 +112,8 @@ func Merge(ctx context.Context, c MergeConfig) (*Manifest, error) {
 }
 
 // runFiles are what a run directory may hold of a run.
-var runFiles = []string{manifestFile, traceformat.RunTrace, latencyFile, traceformat.JournalPath(traceformat.RunTrace)}
+var runFiles = []string{manifestFile, traceformat.RunTrace, latencyFile, telemetryFile,
+	traceformat.JournalPath(traceformat.RunTrace), traceformat.JournalPath(telemetryFile)}
 
 // checkOut refuses to write over a run, unless asked to, and over a shard.
 func checkOut(c MergeConfig, shards []*shard) error {

@@ -29,7 +29,7 @@ Examples:
 Exit status is 0 if the run is done and faithful, 1 if it failed, 2 for a usage error,
 3 if it is done but this machine was the bottleneck, 130 if it was interrupted (partial
 results are kept).`,
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "backend", Value: "sim", Usage: "what to play against: `NAME`, NAME=URL or sim=PRESET; there are sim, vllm, sglang, openai"},
 			&cli.StringFlag{Name: "url", Usage: "`URL` of the server"},
 			&cli.StringFlag{Name: "model", Usage: "`NAME` of the model at the server", DefaultText: "what the server says"},
@@ -82,7 +82,7 @@ results are kept).`,
 			&cli.DurationFlag{Name: "spin", Usage: "poll the clock for the last `TIME` before each send; sleeping is usually better: see docs/measurements.md"},
 			&cli.DurationFlag{Name: "grace", Value: d.Grace, Usage: "`TIME` for requests in flight after an interrupt"},
 			&cli.StringFlag{Name: "client", Value: "auto", Usage: "wire client: `auto|raw|std`"},
-		},
+		}, telemetryFlags()...),
 		Action:   play,
 		Commands: []*cli.Command{selftestCommand()},
 	}

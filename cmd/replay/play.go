@@ -75,6 +75,10 @@ func play(c *urfave.Context) error {
 	}
 	defer srv.stop()
 
+	watched, err := watching(c, srv)
+	if err != nil {
+		return err
+	}
 	words, err := findWords(ctx, c, srv, file)
 	if err != nil {
 		return err
@@ -121,11 +125,21 @@ func play(c *urfave.Context) error {
 	}
 
 	progress := &replay.Progress{}
-	view := &replay.View{Out: c.App.ErrWriter, Terminal: cli.IsTerminal(c.App.ErrWriter), Plan: plan, Progress: progress, Live: dir.Live()}
+	telemetry, stopServing, err := watched.start(dir, progress, c.App.ErrWriter)
+	if err != nil {
+		return err
+	}
+	defer stopServing()
+	view := &replay.View{
+		Out: c.App.ErrWriter, Terminal: cli.IsTerminal(c.App.ErrWriter), Plan: plan, Progress: progress, Live: dir.Live(), Telemetry: telemetry,
+	}
 	viewDone := make(chan struct{})
 	var viewing sync.WaitGroup
 	if !c.Bool("quiet") {
 		viewing.Go(func() { view.Run(viewDone) })
+	}
+	if telemetry != nil {
+		telemetry.Ready(ctx)
 	}
 	interrupts.drain()
 	stats, runErr := plan.Run(ctx, replay.Config{
@@ -182,6 +196,9 @@ func show(c *urfave.Context, s *metrics.Summary, m *replay.Manifest, dir *replay
 		return err
 	}
 	if err := m.Cache.Render(c.App.Writer, cli.Columns(c.App.Writer, 88)); err != nil {
+		return err
+	}
+	if err := m.Telemetry.Render(c.App.Writer, cli.Columns(c.App.Writer, 88)); err != nil {
 		return err
 	}
 	if as := c.String("metrics-as"); as != "" {
