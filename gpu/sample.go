@@ -63,6 +63,13 @@ type Source interface {
 	Close() error
 }
 
+// An Accountant is a Source that records its gaps itself: one whose values wait
+// while it cannot be read, and come later.
+type Accountant interface {
+	Source
+	AccountsGaps()
+}
+
 // A Describer is a Source that knows its devices.
 type Describer interface {
 	// Devices may be called at any time and returns what was last known.

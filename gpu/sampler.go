@@ -79,14 +79,15 @@ type FaultCount struct {
 // A worker is a source with what the sampler knows of it. Its fields but src
 // are under Sampler.mu.
 type worker struct {
-	src    Source
-	status SourceStatus
-	since  time.Duration // up to here the source is accounted for
-	ever   bool          // a reading has succeeded
-	fault  *Fault        // why the source is down
-	faults map[string]*FaultCount
-	call   uint64 // counts calls of Sample, so that an emit of an old one is told
-	done   bool
+	src      Source
+	accounts bool // src is an Accountant
+	status   SourceStatus
+	since    time.Duration // up to here the source is accounted for
+	ever     bool          // a reading has succeeded
+	fault    *Fault        // why the source is down
+	faults   map[string]*FaultCount
+	call     uint64 // counts calls of Sample, so that an emit of an old one is told
+	done     bool
 }
 
 // StartSampler starts sampling the sources.
@@ -111,6 +112,7 @@ func (s *Sampler) Add(src Source) {
 		return
 	}
 	w := &worker{src: src, since: s.cfg.Now(), faults: map[string]*FaultCount{}}
+	_, w.accounts = src.(Accountant)
 	w.status = SourceStatus{Name: src.Name(), Period: src.Period()}
 	s.workers = append(s.workers, w)
 	s.running.Go(func() { s.run(w) })
@@ -273,7 +275,7 @@ func (s *Sampler) read(w *worker, due, period time.Duration) bool {
 			dropped++
 			return
 		}
-		if m.Late == 0 {
+		if m.Late == 0 && !w.accounts {
 			m.Late = late
 		}
 		s.emit(w, m)
@@ -302,11 +304,13 @@ func (s *Sampler) read(w *worker, due, period time.Duration) bool {
 	}
 	switch {
 	case w.fault != nil:
-		s.gap(w, at, w.fault)
+		if !w.accounts {
+			s.gap(w, at, w.fault)
+		}
 		s.emit(w, Sample{Time: end, Metric: MetricUp, Value: 1})
 	case !w.ever:
 		s.emit(w, Sample{Time: end, Metric: MetricUp, Value: 1})
-	case at-w.since >= 2*period-period/10:
+	case at-w.since >= 2*period-period/10 && !w.accounts:
 		s.gap(w, at, &Fault{Name: FaultLate})
 		s.count(w, &Fault{Name: FaultLate})
 	}
