@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -185,60 +184,12 @@ func (x *Exporter) own() (fs []*dto.MetricFamily) {
 	return fs
 }
 
-// others are the last values of the telemetry, by their own names with dots
-// replaced and the unit at the end, as Prometheus wants it.
-func (x *Exporter) others() (fs []*dto.MetricFamily) {
+// others are the last values of the telemetry.
+func (x *Exporter) others() []*dto.MetricFamily {
 	if x.latest == nil {
 		return nil
 	}
-	var f *dto.MetricFamily
-	metric := ""
-	for _, s := range x.latest.All() { // by metric
-		m, ok := gpu.Lookup(s.Metric)
-		if !ok || m.Kind == gpu.Event || s.IsGap() {
-			continue
-		}
-		if s.Metric != metric {
-			metric = s.Metric
-			f = &dto.MetricFamily{Name: new(exportedName(m)), Help: new(m.Doc), Type: dto.MetricType_GAUGE.Enum()}
-			if m.Kind == gpu.Counter {
-				f.Type = dto.MetricType_COUNTER.Enum()
-			}
-			fs = append(fs, f)
-		}
-		labels := []*dto.LabelPair{{Name: new("source"), Value: new(s.Source)}}
-		if s.Device != "" {
-			labels = append(labels, &dto.LabelPair{Name: new("device"), Value: new(s.Device)})
-		}
-		if s.Attr != "" {
-			for pair := range strings.SplitSeq(s.Attr, ",") {
-				if k, v, ok := strings.Cut(pair, "="); ok {
-					labels = append(labels, &dto.LabelPair{Name: new(k), Value: new(v)})
-				}
-			}
-		}
-		p := &dto.Metric{Label: labels, Gauge: &dto.Gauge{Value: new(s.Value)}}
-		if m.Kind == gpu.Counter {
-			p.Gauge, p.Counter = nil, &dto.Counter{Value: new(s.Value)}
-		}
-		f.Metric = append(f.Metric, p)
-	}
-	return fs
-}
-
-// unitNames are Prometheus's words for the units that are no annotation.
-var unitNames = map[string]string{"s": "seconds", "By": "bytes", "By/s": "bytes_per_second", "W": "watts", "J": "joules", "Hz": "hertz", "Cel": "celsius", "1": "ratio"}
-
-// exportedName is the name of a telemetry metric on the page.
-func exportedName(m gpu.Metric) string {
-	name := strings.NewReplacer(".", "_", "-", "_").Replace(m.Name)
-	if u := unitNames[m.Unit]; u != "" {
-		name += "_" + u
-	}
-	if m.Kind == gpu.Counter {
-		name += "_total"
-	}
-	return "reprise_" + name
+	return gpu.Families(x.latest.All())
 }
 
 // Loopback reports whether addr listens on this machine alone.

@@ -346,6 +346,10 @@ func (s *signed) disagreement() *Disagreement {
 	}
 }
 
+// hostOf names what a source watches: one that reads some metrics more seldom
+// than the others is two sources, NAME and NAME-slow.
+func hostOf(source string) string { return strings.TrimSuffix(source, "-slow") }
+
 // gpus sums up each device.
 func (a *analysis) gpus(f *Findings) {
 	type id struct{ source, device string }
@@ -354,10 +358,11 @@ func (a *analysis) gpus(f *Findings) {
 		if !strings.HasPrefix(k.Metric, "hw.gpu.") || k.Device == "" {
 			continue
 		}
-		d := devices[id{k.Source, k.Device}]
+		host := hostOf(k.Source)
+		d := devices[id{host, k.Device}]
 		if d == nil {
 			d = map[string][]gpu.Key{}
-			devices[id{k.Source, k.Device}] = d
+			devices[id{host, k.Device}] = d
 		}
 		d[k.Metric] = append(d[k.Metric], k)
 	}

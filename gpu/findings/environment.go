@@ -78,23 +78,19 @@ func (a *analysis) environment(f *Findings) {
 // processes looks for others on the GPU. Which process is the engine's, nobody
 // knows; but one that came or went during the run is none of it.
 func (a *analysis) processes(g *GPU, reason, doubt func(string, ...any)) {
-	steady, moved := 0, 0
+	steady, came, moved, pids := 0, 0, 0, 0
 	var begun, ended time.Duration // of the source's own samples
-	if x := a.series[gpu.Key{Source: g.Source, Device: g.Device, Metric: gpu.GPUProcesses}]; x != nil {
+	for _, k := range a.find(gpu.GPUProcesses) {
+		x := a.series[k]
+		if hostOf(k.Source) != g.Source || k.Device != g.Device || x.inside == 0 {
+			continue
+		}
 		begun, ended = x.first.Time, x.last.Time
-		if x.inside > 0 && x.max > x.min {
-			moved = int(x.max - x.min)
-		}
-		steady = int(x.min)
-		if x.inside == 0 {
-			steady = 0
-		}
+		steady, moved = int(x.min), int(x.max-x.min)
 	}
-	came := 0
-	pids := 0
 	for _, k := range a.find(gpu.GPUProcessMemory) {
 		x := a.series[k]
-		if k.Source != g.Source || k.Device != g.Device || x.inside == 0 {
+		if hostOf(k.Source) != g.Source || k.Device != g.Device || x.inside == 0 {
 			continue
 		}
 		pids++
