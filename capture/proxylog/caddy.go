@@ -34,13 +34,8 @@ var caddyDialect = &Dialect{
 			}
 		})
 		if t != nil {
-			t.cap.Arrival = max(t.cap.Arrival, caddyTick)
 			t.cap.Notes = append(t.cap.Notes, "Caddy marks no aborts: an answer that the client gave up looks like a short one")
 		}
 		return t, err
 	},
 }
-
-// caddyTick is what a time of 2026 as a float64 of seconds, which is what ts is
-// by default, resolves.
-const caddyTick = 1000 // ns

@@ -180,7 +180,7 @@ func (im *Import) begin(l *log) error {
 		size += len(rec)
 	}
 	if len(records) == 0 && csv == nil {
-		return errors.New("is empty")
+		return errNoSample
 	}
 	l.sample = newSample(records, csv)
 	d := Find(im.o.Format)
@@ -203,6 +203,9 @@ func (im *Import) begin(l *log) error {
 	l.parser, err = d.New(l.sample, im.o)
 	return err
 }
+
+// errNoSample says that a log has no record yet.
+var errNoSample = errors.New("is empty")
 
 // framing tells how records are told apart, and the columns of a CSV file.
 func (im *Import) framing(head []byte) (frame, []string) {
@@ -420,4 +423,12 @@ func pathless(err error) error {
 		return p.Err
 	}
 	return err
+}
+
+// Vantage is where the logs were written.
+func (im *Import) Vantage() string {
+	if m := im.o.Mapping; m != nil && m.Vantage != "" {
+		return m.Vantage
+	}
+	return im.dialect.Vantage
 }

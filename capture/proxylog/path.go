@@ -79,3 +79,13 @@ func (o *Options) classify(method, path []byte) (endpoint, reason string) {
 	}
 	return "", capture.ReasonNotLLM
 }
+
+// IsEndpoint reports whether a word names an endpoint.
+func IsEndpoint(word string) bool {
+	for _, e := range endpointSuffixes {
+		if e.endpoint == word {
+			return true
+		}
+	}
+	return false
+}

@@ -239,6 +239,9 @@ func epoch(b []byte, u unit) (ns int64, tick time.Duration, ok bool) {
 	}
 	ns, ok = fixed(b, u.scale())
 	tick = time.Duration(pow10[max(0, u.scale()-places(b))])
+	if u == unitSecond {
+		tick = max(tick, time.Microsecond) // what a float64 of seconds since 1970 holds
+	}
 	return ns, tick, ok && ns > 0
 }
 
