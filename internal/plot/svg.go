@@ -68,9 +68,19 @@ func (c *canvas) open(title, desc string, height float64) {
 	id := identity(title, desc)
 	fmt.Fprintf(c, `<svg xmlns="http://www.w3.org/2000/svg" class="rp" viewBox="0 0 %d %s" width="%d" height="%s" role="img" aria-labelledby="%s-t %s-d">`,
 		width, num(height), width, num(height), id, id)
-	fmt.Fprintf(c, `<title id="%s-t">%s</title><desc id="%s-d">%s</desc><style>%s</style>`, id, html.EscapeString(title), id, html.EscapeString(desc), style)
+	fmt.Fprintf(c, `<title id="%s-t">%s</title><desc id="%s-d">%s</desc><style>%s</style>`, id, escape(title), id, escape(desc), style)
 	fmt.Fprintf(c, `<rect class="rp-bg" width="%d" height="%s"/>`, width, num(height))
 	c.WriteByte('\n')
+}
+
+// escape makes text safe for XML, which has no place for control characters.
+func escape(s string) string {
+	return html.EscapeString(strings.Map(func(r rune) rune {
+		if r < ' ' || r >= 0x7f && r < 0xa0 || r == 0xfffe || r == 0xffff {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "\ufffd")))
 }
 
 func (c *canvas) close() { c.WriteString("</svg>\n") }
@@ -105,7 +115,7 @@ func (c *canvas) text(x, y float64, class, anchor, s string) {
 	if anchor != "" {
 		fmt.Fprintf(c, ` text-anchor="%s"`, anchor)
 	}
-	fmt.Fprintf(c, ">%s</text>\n", html.EscapeString(s))
+	fmt.Fprintf(c, ">%s</text>\n", escape(s))
 }
 
 func (c *canvas) line(x1, y1, x2, y2 float64, class string) {
