@@ -39,7 +39,7 @@ const (
 	// gracePackets, because queues of a network card, or capture buffers of
 	// several processors, can hand over an acknowledgement before the data.
 	graceTime    = int64(10e6)
-	gracePackets = 4
+	gracePackets = 16
 	// graceLong is enough by itself.
 	graceLong = int64(1e9)
 	// graceDeaf is for a connection of which only one direction is captured.

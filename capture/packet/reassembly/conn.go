@@ -67,6 +67,7 @@ func (c *Conn) segment(d Dir, s *Segment) {
 
 	if s.Flags&FIN != 0 && h.fin < 0 && h.known {
 		h.fin, h.finTime = end, s.Time
+		h.acked = min(h.acked, end)
 		if !h.started {
 			h.started, h.next = true, end
 		}

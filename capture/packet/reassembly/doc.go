@@ -114,21 +114,21 @@ func (b *Budget) Add(n int) { b.Used += int64(n) }
 
 // Counters say what became of segments and bytes.
 type Counters struct {
-	Segments        int64 `json:"segments"`         // all that Add was given
-	Duplicates      int64 `json:"duplicates"`       // the same packet captured again
-	Retransmissions int64 `json:"retransmissions"`  // brought nothing new
-	OutOfOrder      int64 `json:"out_of_order"`     // held until their turn
-	Stray           int64 `json:"stray"`            // of no connection known, or after its end, with nothing to deliver
-	AfterClose      int64 `json:"after_close"`      // payload after the end
-	Connections     int64 `json:"connections"`      // begun
-	LateJoins       int64 `json:"late_joins"`       // of those, without their SYN
-	ResetByPeer     int64 `json:"resets"`           // ended by RST
-	IdleExpired     int64 `json:"idle_expired"`     // ended by the idle timeout
-	EvictedConns    int64 `json:"evicted"`          // ended by the memory budget
-	Gaps            int64 `json:"gaps"`             // declared
-	GapBytes        int64 `json:"gap_bytes"`        // bytes in them
-	BudgetGaps      int64 `json:"budget_gaps"`      // of the gaps, those declared to stay within the budget
-	TruncatedBytes  int64 `json:"truncated_bytes"`  // of the gap bytes, those a snap length cut off
-	DeliveredBytes  int64 `json:"delivered_bytes"`  // handed to handlers
+	Segments        int64 `json:"segments"`          // all that Add was given
+	Duplicates      int64 `json:"duplicates"`        // the same packet captured again
+	Retransmissions int64 `json:"retransmissions"`   // brought nothing new
+	OutOfOrder      int64 `json:"out_of_order"`      // held until their turn
+	Stray           int64 `json:"stray"`             // of no connection known, or after its end, with nothing to deliver
+	AfterClose      int64 `json:"after_close"`       // payload after the end
+	Connections     int64 `json:"connections"`       // begun
+	LateJoins       int64 `json:"late_joins"`        // of those, without their SYN
+	ResetByPeer     int64 `json:"resets"`            // ended by RST
+	IdleExpired     int64 `json:"idle_expired"`      // ended by the idle timeout
+	EvictedConns    int64 `json:"evicted"`           // ended by the memory budget
+	Gaps            int64 `json:"gaps"`              // declared
+	GapBytes        int64 `json:"gap_bytes"`         // bytes in them
+	BudgetGaps      int64 `json:"budget_gaps"`       // of the gaps, those declared to stay within the budget
+	TruncatedBytes  int64 `json:"truncated_bytes"`   // of the gap bytes, those a snap length cut off
+	DeliveredBytes  int64 `json:"delivered_bytes"`   // handed to handlers
 	PeakMemory      int64 `json:"peak_memory_bytes"` // highest use of the budget
 }

@@ -16,6 +16,25 @@ import (
 	"reprise/capture/packet/reassembly"
 )
 
+// An Exchange takes one request and its answer; see [capture.Exchange], which is
+// one. After ResponseEnd or End further calls do nothing.
+type Exchange interface {
+	RequestHead(t int64, method, target string, h capture.Header)
+	RequestBody(t int64, p []byte)
+	RequestEnd(t int64)
+	ResponseHead(t int64, status int, h capture.Header)
+	ResponseBody(t int64, p []byte)
+	ResponseEnd(t int64)
+	End(t int64, how capture.Ending)
+	Gap(t int64, response bool, n int64)
+}
+
+// A Recorder opens exchanges.
+type Recorder interface {
+	Begin(t int64, c capture.Conn) Exchange
+	Drop(reason string)
+}
+
 // Reasons, beside those of package capture, for which an exchange is not
 // recorded.
 const (
@@ -42,7 +61,7 @@ type Counters struct {
 // An Env is what all connections share. It is used by one goroutine.
 type Env struct {
 	Counters
-	Recorder *capture.Recorder
+	Recorder Recorder
 	Budget   *reassembly.Budget
 	// ServerPorts are the ports that servers listen on, where that is known.
 	ServerPorts map[uint16]bool
@@ -52,7 +71,7 @@ type Env struct {
 }
 
 // NewEnv returns an Env.
-func NewEnv(r *capture.Recorder, b *reassembly.Budget) *Env {
+func NewEnv(r Recorder, b *reassembly.Budget) *Env {
 	e := &Env{Recorder: r, Budget: b}
 	e.header = e.fields.get
 	return e

@@ -85,6 +85,11 @@ func (f *Flow) detect(d reassembly.Dir, at reassembly.Mark, p []byte) {
 	case len(p) > 2 && p[0] >= 0x14 && p[0] <= 0x17 && p[1] == 3 && p[2] <= 4:
 		f.env.TLS++
 		f.die()
+	case fresh && f.role(d) == fromServer && len(p) >= frameHead && p[3] == frameSettings && plausible(p, nil):
+		// A server may send its settings before the client says anything.
+		f.env.HTTP2++
+		f.h2 = newH2(f, false)
+		f.h2.data(fromServer, at, p)
 	case fresh:
 		f.env.NotHTTP++
 		f.die()
@@ -259,7 +264,7 @@ func startsToken(p []byte) bool {
 
 // takeOver goes on with HTTP/2 from p, the next bytes of a side. x is the
 // exchange of the request that asked for it, if one did: it becomes stream 1.
-func (f *Flow) takeOver(role int, at reassembly.Mark, x *capture.Exchange, p []byte) {
+func (f *Flow) takeOver(role int, at reassembly.Mark, x Exchange, p []byte) {
 	f.h1.release()
 	f.h1 = nil
 	f.env.HTTP2++

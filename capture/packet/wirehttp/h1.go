@@ -44,8 +44,9 @@ type side struct {
 
 // asked is a request whose answer is not complete.
 type asked struct {
-	x    *capture.Exchange
+	x    Exchange
 	ack  int64 // how much of the server's stream the client had when it asked
+	end  int64 // where the request ends in the client's stream, 0: not yet known
 	head bool  // HEAD
 	conn bool  // CONNECT
 	h2c  bool  // asks for an upgrade to h2c
@@ -64,7 +65,8 @@ type h1 struct {
 	sides [2]side
 	queue []asked
 	// asking is the exchange whose request is not complete, or nil.
-	asking *capture.Exchange
+	asking  Exchange
+	askedAt int64 // its asked.ack
 	// answering says that the server is in its answer to queue[0], orphan that
 	// it answers a request that is not known.
 	answering, orphan bool
@@ -179,7 +181,7 @@ func (c *h1) resync(role int, s *side, at reassembly.Mark, p []byte) bool {
 			c.pop(at.Time, capture.Truncated)
 		}
 		s.step = stHead
-	case s.step == stLostChunk && looksLikeChunk(p):
+	case s.step == stLostChunk && c.sameMessage(role, at) && looksLikeChunk(p):
 		s.step, s.unsure = stChunkSize, false
 		if n := len(c.queue); role == fromClient && n > 0 && c.queue[n-1].lost {
 			c.queue = c.queue[:n-1] // it was this message all along
@@ -189,6 +191,21 @@ func (c *h1) resync(role int, s *side, at reassembly.Mark, p []byte) bool {
 	}
 	c.f.env.Resyncs++
 	return true
+}
+
+// sameMessage reports whether what a side sends now is certainly still the
+// message that it was in when bytes were lost. A server that has not received
+// anything beyond a request cannot have begun with another answer; a client that
+// waits for answers does not begin with another request before it has one.
+func (c *h1) sameMessage(role int, at reassembly.Mark) bool {
+	if role == fromClient {
+		return c.asking != nil && !c.piped && at.Ack == c.askedAt
+	}
+	if !c.answering || at.Ack < 0 {
+		return false
+	}
+	q := &c.queue[0]
+	return q.end > 0 && at.Ack <= q.end
 }
 
 // looksLikeChunk reports whether p begins with the size line of a chunk. Where
@@ -284,7 +301,7 @@ func (c *h1) message(role int, s *side, at reassembly.Mark, head, rest []byte) i
 	}
 	ok := c.f.env.fields.parse(fields)
 	if role == fromClient {
-		ok = ok && c.request(s, at.Time, line)
+		ok = ok && c.request(s, at.Time, s.mark.Off+int64(len(head)), line)
 	} else if ok = ok && looksLikeResponse(append(bytes.Clone(line), ' ')); ok {
 		status := int(line[9]-'0')*100 + int(line[10]-'0')*10 + int(line[11]-'0')
 		if c.response(s, at, status, s.mark.Off+int64(len(head)), rest) {
@@ -360,8 +377,9 @@ func parseLength(v []byte) (n int64, ok bool) {
 	return n, true
 }
 
-// request begins an exchange. It returns false for a head that is none.
-func (c *h1) request(s *side, now int64, line []byte) bool {
+// request begins an exchange with a head that ends at the offset end. It returns
+// false for a head that is none.
+func (c *h1) request(s *side, now, end int64, line []byte) bool {
 	method, target, ok := requestLine(line)
 	if !ok {
 		return false
@@ -383,14 +401,14 @@ func (c *h1) request(s *side, now int64, line []byte) bool {
 	q.x.RequestHead(now, method, target, e.header)
 	c.push(q, now)
 	s.unsure = false
-	c.asking = q.x
+	c.asking, c.askedAt = q.x, q.ack
 	switch {
 	case chunked:
 		s.step = stChunkSize
 	case length > 0:
 		s.step, s.left = stLength, length
 	default:
-		c.end(fromClient, now, 0)
+		c.end(fromClient, now, end)
 	}
 	return true
 }
@@ -539,6 +557,9 @@ func (c *h1) end(role int, t, off int64) {
 	if role == fromClient {
 		if c.asking != nil {
 			c.asking.RequestEnd(t)
+			if n := len(c.queue); n > 0 && c.queue[n-1].x == c.asking {
+				c.queue[n-1].end = off
+			}
 			c.asking = nil
 		}
 		return
@@ -686,7 +707,7 @@ func (c *h1) salvage(s *side, now int64) {
 	}
 	x := e.Recorder.Begin(s.mark.Time, capture.Conn{Client: c.f.clientName(), LateJoin: c.f.late})
 	x.RequestHead(now, method, target, e.header)
-	c.asking = x
+	c.asking, c.askedAt = x, s.mark.Ack
 	c.push(asked{x: x, ack: s.mark.Ack, head: method == "HEAD", conn: method == "CONNECT"}, now)
 }
 

@@ -57,7 +57,7 @@ type h2dir struct {
 
 // stream is a request and its answer.
 type stream struct {
-	x        *capture.Exchange
+	x        Exchange
 	asked    bool // the request is complete
 	answered bool // the head of the answer was there
 }
@@ -184,7 +184,7 @@ func (c *h2) opened(id uint32, t int64) {
 	c.begin(id, c.f.env.Recorder.Begin(t, capture.Conn{Client: c.f.clientName(), LateJoin: c.f.late}))
 }
 
-func (c *h2) begin(id uint32, x *capture.Exchange) *stream {
+func (c *h2) begin(id uint32, x Exchange) *stream {
 	s := &stream{x: x}
 	c.streams[id] = s
 	c.f.charge(streamBytes)
