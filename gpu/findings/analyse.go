@@ -198,17 +198,24 @@ func (x *series) level() *Level {
 }
 
 // find returns the series of a metric, in the order of source, device and
-// attribute.
+// attribute. An engine that is scraped from here and by an agent counts once.
 func (a *analysis) find(metric string) (ks []gpu.Key) {
 	for k := range a.series {
 		if k.Metric == metric {
 			ks = append(ks, k)
 		}
 	}
+	if remote := func(k gpu.Key) bool { return strings.Contains(k.Source, "/") }; strings.HasPrefix(metric, "gen_ai.") && !allOf(ks, remote) {
+		ks = slices.DeleteFunc(ks, remote)
+	}
 	slices.SortFunc(ks, func(a, b gpu.Key) int {
 		return cmp.Or(cmp.Compare(a.Source, b.Source), cmp.Compare(a.Device, b.Device), cmp.Compare(a.Attr, b.Attr))
 	})
 	return ks
+}
+
+func allOf(ks []gpu.Key, is func(gpu.Key) bool) bool {
+	return !slices.ContainsFunc(ks, func(k gpu.Key) bool { return !is(k) })
 }
 
 // sumLevels adds up a gauge over engines. The extremes are of the sum if all had
@@ -350,6 +357,15 @@ func (s *signed) disagreement() *Disagreement {
 // than the others is two sources, NAME and NAME-slow.
 func hostOf(source string) string { return strings.TrimSuffix(source, "-slow") }
 
+// kindOf divides the name of a source into the agent that it came by, if any,
+// and what it is: dcgm and dcgm2 are exporters of two hosts.
+func kindOf(source string) (agent, kind string) {
+	if i := strings.LastIndexByte(source, '/'); i >= 0 {
+		agent, source = source[:i], source[i+1:]
+	}
+	return agent, strings.TrimRight(hostOf(source), "0123456789")
+}
+
 // gpus sums up each device.
 func (a *analysis) gpus(f *Findings) {
 	type id struct{ source, device string }
@@ -455,15 +471,16 @@ func (a *analysis) energy(f *Findings) {
 		return
 	}
 	e := &Energy{Covered: 1}
-	// MIG instances share the counter of their GPU, and two sources may watch
-	// one device: each GPU counts once, by the first source that has it.
-	source := ""
+	// MIG instances share the counter of their GPU, and sources of two kinds may
+	// watch one host: each GPU counts once, by the first kind that has any.
+	kinds := map[string]string{}
 	for _, k := range a.find(gpu.GPUEnergy) {
 		x := a.series[k]
-		if x.covered <= 0 || strings.Contains(k.Device, "/mig") || source != "" && k.Source != source {
+		host, kind := kindOf(k.Source)
+		if x.covered <= 0 || strings.Contains(k.Device, "/mig") || kinds[host] != "" && kinds[host] != kind {
 			continue
 		}
-		source = k.Source
+		kinds[host] = kind
 		e.GPUs++
 		e.Joules += x.window
 		e.Covered = min(e.Covered, float64(x.covered)/float64(window))

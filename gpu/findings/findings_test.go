@@ -96,6 +96,27 @@ func TestEnergy(t *testing.T) {
 	}
 }
 
+// Hosts with agents are added up, and what is scraped twice counts once.
+func TestSeveralHosts(t *testing.T) {
+	var s []gpu.Sample
+	for i, v := range []float64{0, 100} {
+		at := time.Duration(i) * 10 * time.Second
+		for _, source := range []string{"agent/nvml", "agent/dcgm", "agent1/nvml", "dcgm", "dcgm1"} {
+			s = append(s, sample(at, source, "gpu0", gpu.GPUEnergy, "", v))
+		}
+		for _, source := range []string{"engine", "agent/engine"} {
+			s = append(s, sample(at, source, "engine0", string(enginemetrics.Running), "", 5), sample(at, source, "engine0", string(enginemetrics.GeneratedTokens), "", v))
+		}
+	}
+	f := analyse(t, Input{To: 10 * time.Second}, s...)
+	if f.Energy.GPUs != 4 || f.Energy.Joules != 400 {
+		t.Errorf("energy %+v, want that of 4 GPUs", f.Energy)
+	}
+	if f.Engine.Engines != 1 || f.Engine.Generated.V != 100 {
+		t.Errorf("engine %+v, want one", f.Engine)
+	}
+}
+
 // A steady load obeys Little's law on both sides, and the engine's counters,
 // restarted or not, come to their sums.
 func TestEngineAndLittle(t *testing.T) {
