@@ -35,13 +35,19 @@ type watch struct {
 	off     bool
 	engines []gpu.EngineOptions
 	sources []gpu.Source
-	addr    string
+	addr    string // of the run's own metrics
+	local   bool   // which is one that this machine alone reaches
 }
 
 // watching reads the flags. Sources that it made are the caller's to close until
 // they are started.
 func watching(c *urfave.Context, s *server) (w *watch, err error) {
 	w = &watch{addr: c.String("metrics-addr")}
+	if w.addr != "" {
+		if w.local, err = replay.Loopback(w.addr); err != nil {
+			return nil, cli.Usagef("--metrics-addr 127.0.0.1:9464", "--metrics-addr: %w", err)
+		}
+	}
 	switch v := c.String("telemetry"); v {
 	case "on":
 	case "off":
@@ -111,16 +117,12 @@ func (w *watch) start(dir *replay.Dir, p *replay.Progress, stderr io.Writer) (t 
 	if w.addr == "" {
 		return t, stop, nil
 	}
-	local, err := replay.Loopback(w.addr)
-	if err != nil {
-		return t, stop, cli.Usagef("--metrics-addr 127.0.0.1:9464", "--metrics-addr: %w", err)
-	}
 	x, err := dir.Serve(w.addr, p)
 	if err != nil {
 		return t, stop, cli.Usagef("", "--metrics-addr: %w", err)
 	}
 	fmt.Fprintf(stderr, "metrics at http://%s/metrics\n", x.Addr)
-	if !local {
+	if !w.local {
 		fmt.Fprintln(stderr, "warning: anyone who reaches this machine can read them: --metrics-addr 127.0.0.1:PORT keeps them here")
 	}
 	return t, func() { x.Close() }, nil
