@@ -32,15 +32,12 @@ type Logged struct {
 }
 
 // Record accounts for one request of a log and writes its row. Rows may come in
-// any order.
+// any order. It fills in what is its to fill in l.Row.
 func (r *Recorder) Record(l *Logged) {
-	row := l.Row
+	row := &l.Row
 	k := r.key
 	row.Client, row.PrefixBlocks = "", nil
 	row.Session, row.Parent, row.Turn = traceformat.Opt[int64]{}, traceformat.Opt[int64]{}, traceformat.Opt[int32]{}
-	if l.Client != "" {
-		row.Client = k.pseudonym(domainClient, "", l.Client)
-	}
 	if row.Model != "" {
 		row.Model = nameOf(k, row.Model)
 	}
@@ -60,6 +57,7 @@ func (r *Recorder) Record(l *Logged) {
 		return
 	}
 	r.begin(l.Arrival)
+	row.Client = r.clientOf(l.Client)
 	if r.repeated(l) {
 		r.drop(ReasonRetry)
 		return
@@ -95,12 +93,32 @@ func (r *Recorder) Record(l *Logged) {
 			}
 		}
 	}
-	if r.append(&row) {
+	if r.append(row) {
 		end.row = row.ID
 	}
 	if end.session != nil {
 		r.threads.remember(k, end, nil, traceformat.Opt[uint64]{}, "")
 	}
+}
+
+// maxClients bounds the pseudonyms that are remembered.
+const maxClients = 1 << 16
+
+// clientOf is the pseudonym of a client. A log names few of them, and often: what
+// was hashed is remembered. r.mu is held.
+func (r *Recorder) clientOf(client string) string {
+	if client == "" {
+		return ""
+	}
+	name, ok := r.clients[client]
+	if !ok {
+		name = r.key.pseudonym(domainClient, "", client)
+		if r.clients == nil || len(r.clients) >= maxClients {
+			r.clients = map[string]string{}
+		}
+		r.clients[client] = name
+	}
+	return name
 }
 
 // repeated reports whether l is another attempt at a request that was seen. r.mu

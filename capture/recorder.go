@@ -96,6 +96,7 @@ type Recorder struct {
 	sinkErr error // the first
 	threads threads
 	retries retries
+	clients map[string]string // pseudonyms that clientOf remembers
 	lengths blockLengths
 	roots   int64 // sessions begun by a request that continues none
 }

@@ -1,7 +1,6 @@
 package traceformat
 
 import (
-	"container/heap"
 	"errors"
 	"fmt"
 	"io"
@@ -156,10 +155,8 @@ const itemOverhead = 96
 
 type sortHeap []sortItem
 
-func (h sortHeap) Len() int { return len(h) }
-
-func (h sortHeap) Less(i, j int) bool {
-	a, b := &h[i], &h[j]
+// before reports whether a comes out before b.
+func (a *sortItem) before(b *sortItem) bool {
 	switch {
 	case a.run != b.run:
 		return a.run < b.run
@@ -170,16 +167,60 @@ func (h sortHeap) Less(i, j int) bool {
 	}
 }
 
-func (h sortHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+// push adds an item. The heap is written out because container/heap boxes every
+// item and swaps where a hole can be moved: on traces of narrow rows that was a
+// third of a sort.
+func (h *sortHeap) push(item sortItem) {
+	*h = append(*h, item)
+	a, i := *h, len(*h)-1
+	for i > 0 {
+		parent := (i - 1) / 2
+		if !item.before(&a[parent]) {
+			break
+		}
+		a[i] = a[parent]
+		i = parent
+	}
+	a[i] = item
+}
 
-func (h *sortHeap) Push(x any) { *h = append(*h, x.(sortItem)) }
+// pop removes and returns the least item.
+func (h *sortHeap) pop() sortItem {
+	a := *h
+	least, last := a[0], len(a)-1
+	item := a[last]
+	a[last] = sortItem{}
+	*h = a[:last]
+	if last > 0 {
+		(*h).sink(0, item)
+	}
+	return least
+}
 
-func (h *sortHeap) Pop() any {
-	old := *h
-	x := old[len(old)-1]
-	old[len(old)-1] = sortItem{}
-	*h = old[:len(old)-1]
-	return x
+// sink puts item where the hole at i is, or below.
+func (h sortHeap) sink(i int, item sortItem) {
+	for {
+		child := 2*i + 1
+		if child >= len(h) {
+			break
+		}
+		if right := child + 1; right < len(h) && h[right].before(&h[child]) {
+			child = right
+		}
+		if !h[child].before(&item) {
+			break
+		}
+		h[i] = h[child]
+		i = child
+	}
+	h[i] = item
+}
+
+// init orders items that were appended.
+func (h sortHeap) init() {
+	for i := len(h)/2 - 1; i >= 0; i-- {
+		h.sink(i, h[i])
+	}
 }
 
 func (s *sorter) add(r *Row) error {
@@ -192,7 +233,7 @@ func (s *sorter) add(r *Row) error {
 	if s.out != nil && less(item.key, s.lastKey) {
 		item.run++ // it missed this run
 	}
-	heap.Push(&s.heap, item)
+	s.heap.push(item)
 	s.size += len(item.fields) + itemOverhead
 	for s.size > s.budget && len(s.heap) > 1 {
 		if err := s.spill(); err != nil {
@@ -204,7 +245,7 @@ func (s *sorter) add(r *Row) error {
 
 // spill moves the least row to the run it belongs to.
 func (s *sorter) spill() error {
-	item := heap.Pop(&s.heap).(sortItem)
+	item := s.heap.pop()
 	s.size -= len(item.fields) + itemOverhead
 	if s.out != nil && item.run != s.run {
 		if err := s.endRun(); err != nil {
@@ -263,7 +304,7 @@ func (s *sorter) rows() iter.Seq2[*Row, error] {
 	return func(yield func(*Row, error) bool) {
 		if s.out == nil && len(s.runs) == 0 {
 			for len(s.heap) > 0 {
-				row, err := s.row.decode(heap.Pop(&s.heap).(sortItem).fields)
+				row, err := s.row.decode(s.heap.pop().fields)
 				if err != nil {
 					yield(nil, fileError("sort", err))
 					return
@@ -420,16 +461,16 @@ func mergeRuns(runs []*os.File) iter.Seq2[[]byte, error] {
 			}
 			h = append(h, item)
 		}
-		heap.Init(&h)
+		h.init()
 		for len(h) > 0 {
 			if !yield(h[0].fields, nil) {
 				return
 			}
 			switch err := h[0].advance(); err {
 			case nil:
-				heap.Fix(&h, 0)
+				h.sink(0, h[0])
 			case io.EOF:
-				heap.Pop(&h)
+				h.pop()
 			default:
 				yield(nil, err)
 				return
