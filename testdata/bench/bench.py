@@ -9,7 +9,7 @@ Zero is the request that was least late, so a constant delay is forgiven. What
 the client says of itself stands beside it. Only Python's standard library is
 used.
 """
-import contextlib, json, os, re, resource, shutil, signal, subprocess, sys, tempfile, time
+import contextlib, http.server, json, os, re, resource, shutil, signal, subprocess, sys, tempfile, threading, time
 
 DIR = os.path.abspath(sys.argv[1])
 ROUNDS = int(os.environ.get("ROUNDS", "2"))
@@ -312,6 +312,53 @@ def memory():
         row(f"{what}: {d['stats']['requests_sent']:,} sent", f"{d['trace'].get('rows_read', 0):,}", f"{r.rss / 1e6:.0f} MB", f"{r.wall:.1f} s", f"{r.cpu:.1f} s", before)
 
 
+@contextlib.contextmanager
+def metrics_page():
+    """The address of a page of metrics as vLLM wrote it, whose counters stand still."""
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../gpu/testdata/engines/vllm-0.32.0.txt"), "rb") as f:
+        page = f.read()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):  # the last one may be called off
+                self.wfile.write(page)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/metrics"
+    finally:
+        server.shutdown()
+
+
+def telemetry():
+    rate = int(os.environ.get("TELEMETRY_RATE", "5000"))
+    print(f"{rate:,}/s for {SECONDS:.0f} s, {ROUNDS} rounds of each, in turn. Scraped is a page of vLLM's (58 KB); in ms, p50 / p99 / max.")
+    table(["telemetry", "send error", "at the server", "readings", "CPU/request", "failed", "load", "others"])
+    times = constant(rate, SECONDS)
+    trace = os.path.join(WORK, "constant.csv")
+    write_azure(trace, times, output=2)
+    with metrics_page() as url:
+        for _ in range(ROUNDS):
+            for what, extra in (("off", ["--telemetry", "off"]), ("2 Hz", ["--metrics-url", url]),
+                                ("20 Hz, and served", ["--metrics-url", url, "--metrics-rate", "20", "--metrics-addr", "127.0.0.1:0"])):
+                before = load()
+                with Mock(FIRST, 5 * MS, 1) as m:
+                    r = replay(m, trace, extra)
+                v = View(m, times)
+                s = Said(r, v)
+                readings = sum(x["readings"] for x in r.run.get("telemetry", {}).get("sources", []))
+                row(what, three(s.errors), three(v.errors), readings, f"{1e6 * r.cpu / len(times):.0f} us", s.failed, before, f"{r.others:.2f}")
+
+
 # --- peers ------------------------------------------------------------------
 
 def tokenizer():
@@ -425,7 +472,7 @@ def peers():
                 row(client, f"skipped: {e}")
 
 
-SECTIONS = {f.__name__: f for f in (fidelity, burst, streams, memory, peers)}
+SECTIONS = {f.__name__: f for f in (fidelity, burst, telemetry, streams, memory, peers)}
 
 if __name__ == "__main__":
     failed = False

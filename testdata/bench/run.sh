@@ -3,7 +3,7 @@
 #
 #   bash testdata/bench/run.sh [SECTION...]      all but peers: about ten minutes
 #
-# Sections: machine format timers rate fidelity burst events streams memory azure peers.
+# Sections: machine format timers rate fidelity burst telemetry events streams memory azure peers.
 # `peers` installs other load generators into REPRISE_CACHE (~/.cache/reprise) and
 # plays the same traces with them. ROUNDS (2) and SECONDS_EACH (10) shorten or
 # lengthen. A quiet machine is wanted: the load is printed so that a busy one shows.
@@ -12,7 +12,7 @@ cd "$(dirname "$0")/../.."
 shared=${REPRISE_SHARED:-../shared}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-all="machine format timers rate fidelity burst events streams memory azure"
+all="machine format timers rate fidelity burst telemetry events streams memory azure"
 [ $# -gt 0 ] || set -- $all
 
 title() { printf '\n## %s: %s\nload %s\n\n' "$1" "$2" "$(cut -d' ' -f1-3 /proc/loadavg 2>/dev/null || echo unknown)"; }
@@ -64,6 +64,7 @@ events() {
 
 fidelity() { title fidelity "send error and TTFT error in an open loop"; play fidelity; }
 burst() { title burst "200 requests in 10 ms"; play burst; }
+telemetry() { title telemetry "send error with and without watching the engine"; play telemetry; }
 streams() { title streams "memory of a stream in flight and of a finished request"; play streams; }
 memory() { title memory "over a trace of 10 million rows"; play memory; }
 peers() { title peers "other load generators, the same traces"; play peers; }
