@@ -1,7 +1,7 @@
 package metrics
 
 import (
-	"cmp"
+	"iter"
 	"math"
 	"time"
 
@@ -25,13 +25,13 @@ type Config struct {
 	Planned int64
 }
 
-// A Collector gathers rows: 64 bytes of each up to a million of them, so that
-// percentiles are exact, and histograms of all of them beyond. It is for one
+// A Collector gathers rows: 64 bytes of each up to half a million of them, so
+// that percentiles are exact, and histograms of all of them beyond. It is for one
 // goroutine.
 type Collector struct {
 	conf    Config
 	keep    int // rows to keep, maxRecords
-	rows    []record
+	rows    [][]record
 	folded  *folded // in place of rows
 	ends    Requests
 	itl     *stats.Hist
@@ -124,17 +124,39 @@ func (c *Collector) Add(row *traceformat.Row) {
 // store keeps a record, or folds it where there are too many.
 func (c *Collector) store(rec *record) {
 	if c.folded == nil {
-		if len(c.rows) < c.keep {
-			c.rows = append(c.rows, *rec)
+		if c.ends.Rows < int64(c.keep) {
+			// In pieces, as a slice that doubles would hold three times as much.
+			last := len(c.rows) - 1
+			if last < 0 || len(c.rows[last]) == cap(c.rows[last]) {
+				c.rows = append(c.rows, make([]record, 0, min(recordsPerPiece, max(16, c.ends.Rows))))
+				last++
+			}
+			c.rows[last] = append(c.rows[last], *rec)
 			return
 		}
 		c.folded = newFolded(&c.conf)
-		for i := range c.rows {
-			c.folded.add(&c.rows[i], &c.conf)
+		for r := range c.records() {
+			c.folded.add(r, &c.conf)
 		}
 		c.rows = nil
 	}
 	c.folded.add(rec, &c.conf)
+}
+
+// recordsPerPiece is 1 MiB of records.
+const recordsPerPiece = 1 << 14
+
+// records are the rows that are kept.
+func (c *Collector) records() iter.Seq[*record] {
+	return func(yield func(*record) bool) {
+		for _, piece := range c.rows {
+			for i := range piece {
+				if !yield(&piece[i]) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // add counts how a request ended; from is the start of the window.
@@ -388,6 +410,3 @@ func (l *Length) add(asked, served traceformat.Opt[int32], share float64) {
 		l.Over++
 	}
 }
-
-// byTime orders records by time zero.
-func byTime(a, b record) int { return cmp.Compare(a.zero, b.zero) }

@@ -96,11 +96,11 @@ var percentiles = []struct {
 // exactDist sums up values, which it sorts; failures stand for that many
 // infinite ones.
 func exactDist(values []float64, failures int64) Dist {
+	slices.Sort(values) // also for the mean, whose last digit depends on the order
 	var m stats.Moments
 	for _, v := range values {
 		m.Add(v)
 	}
-	slices.Sort(values)
 	d := Dist{N: int64(len(values)) + failures, Estimator: Exact}
 	if d.N == 0 {
 		return Dist{}

@@ -124,8 +124,7 @@ func (c *Collector) punctual(s *Summary, bad func(string, ...any)) {
 	if c.folded != nil {
 		l = c.folded.late
 	}
-	for i := range c.rows {
-		r := &c.rows[i]
+	for r := range c.records() {
 		if r.flags&measured != 0 && r.figure(sendError) > f.SendErrorLimit {
 			l.delayed(r)
 		}

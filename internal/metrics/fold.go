@@ -8,9 +8,9 @@ import (
 	"reprise/traceformat"
 )
 
-// maxRecords is the number of rows that a Collector keeps one by one, 64 MiB of
+// maxRecords is the number of rows that a Collector keeps one by one, 32 MiB of
 // them. A longer run is folded into histograms, so that its memory is flat.
-const maxRecords = 1 << 20
+const maxRecords = 1 << 19
 
 // What a Dist is made of: one figure of each record, none where it has not got
 // it.

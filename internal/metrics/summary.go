@@ -171,7 +171,6 @@ const maxBins = 60
 // Summary computes every figure over the rows so far. Rows may be added
 // afterwards, and Summary asked again.
 func (c *Collector) Summary() *Summary {
-	slices.SortStableFunc(c.rows, byTime)
 	c.flow.settle()
 	s := &Summary{Tokens: c.tokens, Lengths: c.lengths}
 	s.Window = Window{From: c.conf.From, To: c.flow.to, Length: max(0, c.flow.to-c.conf.From)}
@@ -214,8 +213,7 @@ func (c *Collector) dist(figure int, failures int64) Dist {
 // are kept.
 func (c *Collector) values(figure int) []float64 {
 	var v []float64
-	for i := range c.rows {
-		r := &c.rows[i]
+	for r := range c.records() {
 		if r.flags&measured == 0 {
 			continue
 		}
@@ -286,8 +284,7 @@ func (c *Collector) inFlight(s *Summary) {
 	}
 	var begins, ends []time.Duration
 	var busy time.Duration
-	for i := range c.rows {
-		r := &c.rows[i]
+	for r := range c.records() {
 		if r.lag == none || r.end == none {
 			continue
 		}
@@ -324,8 +321,7 @@ func (c *Collector) goodput(s *Summary) {
 	if c.folded != nil {
 		g.Met = c.folded.metAll
 	}
-	for i := range c.rows {
-		r := &c.rows[i]
+	for r := range c.records() {
 		if r.flags&measured == 0 || r.class != OK {
 			continue
 		}
@@ -382,8 +378,7 @@ func (c *Collector) timeline(s *Summary) {
 	width := s.Window.Length/time.Duration(n) + 1
 	s.Timeline = make([]Bin, n)
 	values := make([][]float64, n)
-	for i := range c.rows {
-		r := &c.rows[i]
+	for r := range c.records() {
 		if r.flags&measured == 0 {
 			continue
 		}
