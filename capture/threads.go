@@ -64,14 +64,6 @@ type link struct {
 // find says where a request that arrived at t belongs. Named is the session that
 // the client named, previous the response that it continues; both may be empty.
 func (h *threads) find(k *Key, t int64, client, named, previous string, p *prompt) (l link) {
-	if previous != "" {
-		if e := h.answers.get(k.id(domainRequest, previous)); e != nil && e.end <= t {
-			l.parent = e
-		}
-	}
-	if l.parent == nil && p != nil {
-		l.parent = h.continued(k, t, client, p)
-	}
 	if named != "" {
 		l.named = true
 		id := k.session(named)
@@ -79,14 +71,23 @@ func (h *threads) find(k *Key, t int64, client, named, previous string, p *promp
 			l.session = &session{id: id}
 			h.sessions.put(id, l.session)
 		}
-		if l.parent != nil && l.parent.session != l.session {
-			l.parent = nil
-		}
-		if e := l.session.last; l.parent == nil && e != nil && e.end <= t {
+	}
+	fits := func(e *turnEnd) bool {
+		return e.end <= t && e.client == client && (l.session == nil || e.session == l.session)
+	}
+	if previous != "" {
+		if e := h.answers.get(k.id(domainRequest, previous)); e != nil && fits(e) {
 			l.parent = e
 		}
-	} else if l.parent != nil {
+	}
+	if l.parent == nil && p != nil {
+		l.parent = h.continued(k, p, fits)
+	}
+	switch {
+	case l.session == nil && l.parent != nil:
 		l.session = l.parent.session
+	case l.session != nil && l.parent == nil && l.session.last != nil && l.session.last.end <= t:
+		l.parent = l.session.last
 	}
 	return l
 }
@@ -113,13 +114,14 @@ func (l *link) place(t int64) {
 // continued finds the request of the same client whose prompt p extends. With the
 // answer in it that the request got, there is no doubt. Clients shorten answers,
 // so that the prompt alone will do as well, unless several have the same.
-func (h *threads) continued(k *Key, t int64, client string, p *prompt) *turnEnd {
+func (h *threads) continued(k *Key, p *prompt, fits func(*turnEnd) bool) *turnEnd {
 	if p.bounds == nil {
-		return h.extended(k, t, client, p)
+		return h.extended(k, p, fits)
 	}
 	for i := len(p.bounds) - 2; i >= 0; i-- {
-		for e := h.ends.get(p.bounds[i]); e != nil; e = e.older {
-			if e.end <= t && e.client == client && !(e.bare && e.known && e.older != nil) {
+		latest := h.ends.get(p.bounds[i])
+		for e := latest; e != nil; e = e.older {
+			if fits(e) && !(e.bare && e.known && latest.older != nil) {
 				return e
 			}
 		}
@@ -132,7 +134,7 @@ func (h *threads) continued(k *Key, t int64, client string, p *prompt) *turnEnd 
 const maxTries = 4
 
 // extended is continued for prompts of one text.
-func (h *threads) extended(k *Key, t int64, client string, p *prompt) *turnEnd {
+func (h *threads) extended(k *Key, p *prompt, fits func(*turnEnd) bool) *turnEnd {
 	if p.window == nil || len(p.blocks) == 0 {
 		return nil
 	}
@@ -149,7 +151,7 @@ func (h *threads) extended(k *Key, t int64, client string, p *prompt) *turnEnd {
 		prev := binary.BigEndian.AppendUint64(nil, p.blocks[i])
 		for ; e != nil; e = e.older {
 			shorter := from+int64(e.part) < p.bytes
-			if e.end <= t && e.client == client && shorter && e.part <= len(rest) && k.boundary(prev, rest[:e.part]) == e.digest {
+			if fits(e) && shorter && e.part <= len(rest) && k.boundary(prev, rest[:e.part]) == e.digest {
 				return e
 			}
 		}
