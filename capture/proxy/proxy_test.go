@@ -744,7 +744,11 @@ func TestUpstreamFailures(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			p := run(t, tt.url, func(o *Options) { o.HeaderTimeout = 300 * time.Millisecond })
+			p := run(t, tt.url, func(o *Options) {
+				if tt.want == 504 {
+					o.HeaderTimeout = 300 * time.Millisecond
+				}
+			})
 			resp, err := client(t).Post(p.url+"/secret-path", "text/plain", strings.NewReader("secret-body"))
 			if err != nil {
 				t.Fatal(err)

@@ -46,6 +46,7 @@ type take struct {
 	diskErr atomic.Bool  // the output refused a row
 	steps   atomic.Int64 // what run has done, to see it stall
 	busy    atomic.Bool  // run is at work
+	panics  int64        // that the recorder has contained; run's
 
 	mu   sync.Mutex
 	lost []*tap // begun at the recorder, and given up
@@ -207,6 +208,12 @@ func (k *take) settle() {
 	k.steps.Add(1)
 	if k.diskErr.Load() {
 		k.c.fault(k, FaultDisk)
+	}
+	// The recorder has contained the fault, and lost an exchange to it; what
+	// state it is in nobody knows.
+	if n := a.Reasons[capture.ReasonPanic]; n > k.panics {
+		k.panics = n
+		k.c.fault(k, FaultPanic)
 	}
 }
 
