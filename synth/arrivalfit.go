@@ -95,109 +95,31 @@ func bisect(lo, hi float64, f func(float64) float64) float64 {
 	return math.Sqrt(lo * hi)
 }
 
-// widths are the windows that a profile may have, in seconds.
-var widths = []float64{0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600}
-
-// fewestWindows and mostWindows bound a profile.
-const fewestWindows, mostWindows = 8, 20_000
-
-// rateWindow chooses the width of windows: half of the rows, dealt by coin,
-// gives the rates, and the other half says how likely they make it. A thinned
-// process has the same shape, so that what is only noise in one half does not
-// help the other.
-func rateWindow(arrival []float64, horizon float64, s *stream) float64 {
-	best, bestGain := 0.0, math.Inf(-1)
-	side := make([]bool, len(arrival))
-	for _, width := range widths {
-		n := windowsOf(horizon, width)
-		if n < fewestWindows || n > mostWindows {
-			continue
-		}
-		gain := 0.0
-		for range 4 {
-			for i := range side {
-				side[i] = s.Uint64()>>63 == 0
-			}
-			a, b := make([]float64, n), make([]float64, n)
-			for i, t := range arrival {
-				w := min(n-1, int(t/width))
-				if side[i] {
-					a[w]++
-				} else {
-					b[w]++
-				}
-			}
-			gain += predictive(a, b)
-		}
-		// Windows half as wide have to say more than chance.
-		if gain > bestGain*(1+1e-12)+1 || math.IsInf(bestGain, -1) {
-			best, bestGain = width, gain
-		}
-	}
-	return best
-}
-
-// predictive is the log likelihood of counts b under rates learnt from a by
-// empirical Bayes with a Gamma prior, up to what does not depend on the rates.
-func predictive(a, b []float64) float64 {
-	n := float64(len(a))
-	var sum, squares, other float64
-	for i := range a {
-		sum, squares, other = sum+a[i], squares+a[i]*a[i], other+b[i]
-	}
-	mean := sum / n
-	over := squares/n - mean*mean - mean
-	level := other / max(1, sum)
-	gain := 0.0
-	for i := range a {
-		rate := mean
-		if over > 0 {
-			prior := mean * mean / over
-			rate = (a[i] + prior) / (1 + prior/mean)
-		}
-		rate *= level
-		gain += b[i]*math.Log(max(rate, 1e-12)/max(width1(n), 1e-12)) - rate
-	}
-	return gain
-}
-
-// width1 makes rates of windows of different widths comparable: likelihoods are
-// of times, not of counts.
-func width1(windows float64) float64 { return 1 / windows }
-
-// fitProfile describes the rate and the lengths of rows by windows. It is nil
-// where the trace is too short for windows. inBin and outBin are the bins of
-// the copula, of k, -1 unknown.
-func fitProfile(s *score.Sample, l *Lengths, inBin, outBin []int32, k int, width float64, r *stream) *Profile {
-	if width == 0 {
-		width = rateWindow(s.Arrival, s.Horizon, r)
-	}
-	if width == 0 {
-		return nil
-	}
+// fitProfile counts rows and the bins of their inputs by windows, with as many
+// windows to a row of input bins as stride says. bin holds the bin of each input,
+// of k, -1 unknown; it may be nil.
+func fitProfile(s *score.Sample, bin []int32, k int, width float64, stride int) *Profile {
 	n := windowsOf(s.Horizon, width)
-	counts := make([]float64, n)
+	rates := make([]float64, n)
 	for _, t := range s.Arrival {
-		counts[min(n-1, int(t/width))]++
+		rates[min(n-1, int(t/width))] += 1 / width
 	}
-	p := &Profile{Window: width, Windows: n, Order: OrderRecorded, Beyond: OrderResampled, Block: blockLength(s.Horizon, width)}
-	if s.Horizon >= 20*3600 {
-		p.Beyond = OrderRecorded // a day repeats better than shuffled minutes do
-	}
-	for i := range counts {
-		counts[i] /= width
-	}
-	// The last window may lie partly beyond the end.
-	if rest := s.Horizon - float64(n-1)*width; rest > 0 && rest < width {
-		counts[n-1] *= width / rest
-	}
-	p.Spans = spans(counts)
+	p := &Profile{Window: width, Windows: n, Exact: true, Order: OrderRecorded, Beyond: OrderResampled, Block: blockLength(s.Horizon, width)}
+	p.Spans = spans(rates)
 	p.Split = fitSplit(s.Arrival, width)
-	if inBin != nil {
-		p.fitInputs(s, inBin, k, r)
+	if bin == nil || k < 2 {
+		return p
 	}
-	_ = l
-	_ = outBin
+	rows := (n + stride - 1) / stride
+	p.Stride, p.In = stride, make([][]int, rows)
+	for i := range p.In {
+		p.In[i] = make([]int, k)
+	}
+	for i, b := range bin {
+		if b >= 0 {
+			p.In[min(n-1, int(s.Arrival[i]/width))/stride][b]++
+		}
+	}
 	return p
 }
 
@@ -205,65 +127,6 @@ func fitProfile(s *score.Sample, l *Lengths, inBin, outBin []int32, k int, width
 // against the window, short against the profile.
 func blockLength(horizon, width float64) float64 {
 	return max(2*width, min(300, horizon/6))
-}
-
-// priors are the weights of the overall distribution that a window may be given.
-var priors = []float64{3, 10, 30, 100, 300}
-
-// fitInputs chooses how many windows share a distribution of inputs, and how
-// much weight the overall distribution has, by the likelihood of one half of
-// the rows under the other.
-func (p *Profile) fitInputs(s *score.Sample, bin []int32, k int, r *stream) {
-	side := make([]bool, len(bin))
-	for i := range side {
-		side[i] = r.Uint64()>>63 == 0
-	}
-	n := p.Windows
-	window := func(i, stride int) int { return min(n-1, int(s.Arrival[i]/p.Window)) / stride }
-	best, bestPrior, bestGain := 0, 0.0, 0.0
-	for _, width := range widths {
-		stride := int(math.Round(width / p.Window))
-		if width < p.Window || (n+stride-1)/stride < 2 {
-			continue
-		}
-		rows := (n + stride - 1) / stride
-		if rows*k > 400_000 {
-			continue
-		}
-		h, sum := make([]float64, rows*k), make([]float64, rows)
-		for i, b := range bin {
-			if b >= 0 && side[i] {
-				w := window(i, stride)
-				h[w*k+int(b)]++
-				sum[w]++
-			}
-		}
-		for _, prior := range priors {
-			gain := 0.0
-			for i, b := range bin {
-				if b >= 0 && !side[i] {
-					w := window(i, stride)
-					gain += math.Log((h[w*k+int(b)] + prior/float64(k)) / (sum[w] + prior) * float64(k))
-				}
-			}
-			if gain > bestGain {
-				best, bestPrior, bestGain = stride, prior, gain
-			}
-		}
-	}
-	if best == 0 {
-		return
-	}
-	rows := (n + best - 1) / best
-	p.Stride, p.Prior, p.In = best, bestPrior, make([][]int, rows)
-	for i := range p.In {
-		p.In[i] = make([]int, k)
-	}
-	for i, b := range bin {
-		if b >= 0 {
-			p.In[window(i, best)][b]++
-		}
-	}
 }
 
 // fitSplit measures how arrivals cluster inside windows, by how unevenly the

@@ -128,17 +128,17 @@ type pacer struct {
 }
 
 // newPacer starts the arrivals of c. rate multiplies, bursts changes their
-// burstiness, limit ends them.
-func newPacer(c *Client, seed uint64, path []uint64, rate, bursts, limit float64, order string) *pacer {
+// burstiness; from and limit bound them.
+func newPacer(c *Client, seed uint64, path []uint64, rate, bursts, from, limit float64, order string) *pacer {
 	a := &c.Arrivals
 	s := newStream(seed, append(path, purposeArrivals)...)
 	p := &pacer{s: s, limit: limit, gap: newGapper(a.Kind, a.Shape, a.Gaps)}
 	rate *= c.Weight
 	switch a.Kind {
 	case ArrivalsMMPP:
-		p.next = a.States.pieces(c.Lengths, newStream(seed, append(path, purposeOrder)...), rate, bursts)
+		p.next = a.States.pieces(c.Lengths, newStream(seed, append(path, purposeOrder)...), rate, bursts, from)
 	case ArrivalsProfile:
-		p.next = a.Profile.pieces(c.Lengths, newStream(seed, append(path, purposeOrder)...), rate, bursts, order)
+		p.next = a.Profile.pieces(c.Lengths, newStream(seed, append(path, purposeOrder)...), rate, bursts, from, order)
 		p.gap = (*stream).exp
 	default:
 		p.next = func(float64) piece { return piece{end: math.Inf(1), rate: a.Rate * rate, count: -1} }
@@ -146,7 +146,7 @@ func newPacer(c *Client, seed uint64, path []uint64, rate, bursts, limit float64
 			p.gap = burstier(p.gap, a, bursts)
 		}
 	}
-	p.enter(0)
+	p.enter(from)
 	return p
 }
 

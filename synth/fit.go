@@ -1,4 +1,974 @@
 package synth
 
-type FitReport struct{}
-type Description struct{}
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"reprise/synth/score"
+)
+
+// FitOptions says how a trace is learnt. The zero value is a good start.
+type FitOptions struct {
+	Name   string // of the model
+	Source Source // what to say of the origin; rows, seconds and ticks are filled in
+	// AllowResampling admits models that hold rows of the source.
+	AllowResampling bool
+	// Rate is the rate to assume where arrivals cannot be learnt because all rows
+	// (or all sessions) begin at one instant; 0 is an error, or for sessions
+	// enough to keep as many under way as the source has.
+	Rate float64
+	// Kind takes one kind of arrivals instead of choosing: a Kind of Arrivals.
+	Kind string
+	Seed uint64
+}
+
+// ErrFit is wrapped where a trace cannot be learnt.
+var ErrFit = errors.New("nothing to learn from")
+
+// Bounds of the work of a fit: rows that candidates are scored on, and clients
+// that are learnt one by one; the others are taken together.
+const (
+	maxScored  = 150_000
+	maxClients = 64
+	fewRows    = 50 // of a client of its own
+)
+
+// A FitReport says which generators were tried, how near each came, and what
+// was chosen.
+type FitReport struct {
+	Chosen  string `json:"chosen"`
+	Verdict string `json:"verdict"`
+	Fits    bool   `json:"fits"`
+	// Floor is what two halves of the trace differ by.
+	Floor      Scores      `json:"floor_halves"`
+	Candidates []Candidate `json:"candidates"`
+	// Beyond are the ways to go on after the end of a profile.
+	Prefix   *PrefixScores `json:"prefix,omitempty"`
+	Warnings []string      `json:"warnings,omitempty"`
+}
+
+// A Candidate is one generator and its scores.
+type Candidate struct {
+	Name      string `json:"name"`
+	HoldsRows bool   `json:"holds_source_rows,omitempty"`
+	// Again compares it with the trace that it was learnt from, played from
+	// the start: the same hour. Next is held out: learnt from one stretch,
+	// compared with the one after it, the mean of the folds.
+	Again *Scores `json:"again,omitempty"`
+	Next  *Scores `json:"next,omitempty"`
+}
+
+// Scores are distances between a generated trace and a real one, medians over
+// seeds. Ratios are synthetic over real.
+type Scores struct {
+	Rows     score.Number  `json:"rows"`      // ratio
+	GapKS    score.Number  `json:"gap_ks"`    // gaps over their mean
+	IDC      score.Number  `json:"idc"`       // largest |ln ratio| at 1, 10, 100 s
+	TokenIDC score.Number  `json:"token_idc"` // largest |ln ratio| at 10, 100 s
+	Queues   []QueueScores `json:"queues"`
+	// Total weighs these by the floor: less is better, about 1 is as different
+	// as the halves of the trace are.
+	Total score.Number `json:"total"`
+}
+
+// QueueScores compare the time to first token behind a FIFO prefill.
+type QueueScores struct {
+	Load float64      `json:"load"`
+	KS   score.Number `json:"ttft_ks"`
+	P99  score.Number `json:"ttft_p99"` // ratio
+}
+
+// PrefixScores compare prefix reuse.
+type PrefixScores struct {
+	Again PrefixScore `json:"again"`
+	Next  PrefixScore `json:"next"`
+	Floor PrefixScore `json:"floor_halves"`
+}
+
+// A PrefixScore is the error of the hit ratio over cache sizes.
+type PrefixScore struct {
+	Mean score.Number `json:"hit_mean_error"`
+	Max  score.Number `json:"hit_max_error"`
+}
+
+var loads = []float64{0.5, 0.7, 0.8}
+
+// Fit learns a model of a trace. The report is also part of the model.
+func Fit(ctx context.Context, s *score.Sample, o FitOptions) (*Model, *FitReport, error) {
+	f, err := newFitter(s, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := f.choose(ctx); err != nil {
+		return nil, nil, err
+	}
+	if err := f.finish(ctx); err != nil {
+		return nil, nil, err
+	}
+	return f.model, f.report, nil
+}
+
+// A fitter carries one fit.
+type fitter struct {
+	o      FitOptions
+	s      *score.Sample // arrivals spread over their ticks
+	model  *Model
+	report *FitReport
+	groups [][]int // rows by session, nil without sessions
+}
+
+func newFitter(s *score.Sample, o FitOptions) (*fitter, error) {
+	f := &fitter{o: o, report: &FitReport{}}
+	n := s.N()
+	switch {
+	case n == 0:
+		return nil, fmt.Errorf("%w: the trace is empty", ErrFit)
+	case n == 1:
+		return nil, fmt.Errorf("%w: the trace has one row; a model needs at least a few hundred to mean anything", ErrFit)
+	case !finite(s.Horizon) || s.Horizon < 0:
+		return nil, fmt.Errorf("%w: the trace lasts %v s", ErrFit, s.Horizon)
+	case o.Kind != "" && !slices.Contains([]string{ArrivalsExponential, ArrivalsGamma, ArrivalsWeibull, ArrivalsQuantiles, ArrivalsMMPP, ArrivalsProfile, ArrivalsRows}, o.Kind):
+		return nil, fmt.Errorf("arrivals %q are not known", clip(o.Kind))
+	case o.Kind == ArrivalsRows && !o.AllowResampling:
+		return nil, errors.New("resampled rows are a copy of the source: that has to be allowed")
+	}
+	if n < 200 {
+		f.warn("%d rows say little: every figure below has a wide margin", n)
+	}
+	f.s = f.spread(s)
+	if f.s.HasSessions() {
+		f.groups = sessionRows(f.s)
+	}
+	f.model = &Model{Format: ModelFormat, Version: ModelVersion, Name: o.Name, Source: o.Source, Horizon: significant(f.s.Horizon, 9), Fit: f.report}
+	src := &f.model.Source
+	src.Rows, src.Seconds, src.Lengths = n, significant(f.s.Horizon, 9), string(s.Lengths)
+	if f.s != s {
+		src.Tick = significant(tickOf(s), 6)
+	}
+	if s.In == nil {
+		f.lose("prompt lengths: the source does not know them")
+	}
+	if s.Out == nil {
+		f.lose("output lengths: the source does not know them")
+	}
+	return f, nil
+}
+
+func (f *fitter) warn(format string, args ...any) {
+	f.report.Warnings = append(f.report.Warnings, fmt.Sprintf(format, args...))
+}
+
+func (f *fitter) lose(format string, args ...any) {
+	f.model.DoesNotKeep = append(f.model.DoesNotKeep, fmt.Sprintf(format, args...))
+}
+
+// tickOf is the resolution of the clock: what the header says, or the least
+// step where most rows share their stamp with another one.
+func tickOf(s *score.Sample) float64 {
+	if s.Tick > 0 {
+		return s.Tick
+	}
+	distinct, least := 1, math.Inf(1)
+	for i := 1; i < s.N(); i++ {
+		if d := s.Arrival[i] - s.Arrival[i-1]; d > 0 {
+			distinct++
+			least = min(least, d)
+		}
+	}
+	if distinct < 3 || distinct*2 > s.N() || least < 1e-3 {
+		return 0
+	}
+	return least
+}
+
+// spread undoes the ticks of a clock: bursts at every tick are its doing and
+// not that of the traffic.
+func (f *fitter) spread(s *score.Sample) *score.Sample {
+	tick := tickOf(s)
+	// A tick far below the mean gap changes nothing.
+	if tick == 0 || tick*float64(s.N()) < 0.05*s.Horizon {
+		return s
+	}
+	c := *s
+	c.Tick = tick
+	f.warn("arrivals lie on ticks of %.4g s and were spread evenly inside them", tick)
+	return c.Dequantise(f.o.Seed ^ 0x7469636b)
+}
+
+// complete replaces outputs that were cut short by the client with one that went
+// on: of the rows with about the same prompt, one whose output is at least as
+// long (redistribution to the right, Efron 1967).
+func complete(s *score.Sample, bin []int32, r *stream) []int32 {
+	if s.Aborted == nil || s.Out == nil {
+		return s.Out
+	}
+	byBin := map[int32][]int32{}
+	for i, out := range s.Out {
+		if out >= 0 && !s.Aborted[i] {
+			byBin[at(bin, i)] = append(byBin[at(bin, i)], out)
+		}
+	}
+	for _, outs := range byBin {
+		slices.Sort(outs)
+	}
+	done := slices.Clone(s.Out)
+	for i, out := range s.Out {
+		if out < 0 || !s.Aborted[i] {
+			continue
+		}
+		longer := byBin[at(bin, i)]
+		k, _ := slices.BinarySearch(longer, out)
+		if k < len(longer) {
+			done[i] = longer[k+r.below(len(longer)-k)]
+		}
+	}
+	return done
+}
+
+func at(x []int32, i int) int32 {
+	if x == nil {
+		return 0
+	}
+	return x[i]
+}
+
+// learned is what is fitted to a stretch of the trace before its arrivals are.
+type learned struct {
+	s      *score.Sample
+	starts *score.Sample // rows that begin something: all, or first turns
+	client Client
+	bin    []int32 // of the input of each start, nil unknown
+	bins   int
+}
+
+// learn fits lengths and sessions, and prefixes where asked for.
+func (f *fitter) learn(s *score.Sample, groups [][]int, prefixes *Blocks) *learned {
+	r := newStream(f.o.Seed, purposeFit)
+	l := &learned{s: s, starts: s, client: Client{Weight: 1}}
+	coarse := bin(s.In, 8, r)
+	l.client.Lengths = fitLengths(lengthRows{s.In, complete(s, coarse, r), s.Reasoning, s.Cached}, r)
+	var rule *blockRule
+	if prefixes != nil {
+		b := newBlockRule(prefixes)
+		rule = &b
+	}
+	if groups != nil {
+		first := make([]int, 0, len(groups))
+		for _, rows := range groups {
+			first = append(first, rows[0])
+		}
+		slices.Sort(first)
+		l.starts = rowsOf(s, first)
+		l.client.Sessions = fitSessions(s, groups, rule)
+	} else if s.In != nil {
+		l.bins = 32
+		if s.N() < 2000 {
+			l.bins = 8
+		}
+		l.bin = bin(s.In, l.bins, r)
+	}
+	if prefixes != nil {
+		from := s
+		if groups != nil {
+			from = l.starts
+		}
+		l.client.Prefixes = fitPrefixes(from, *rule, findReuse(from))
+	}
+	return l
+}
+
+// bin is bins with unknown lengths left out.
+func bin(values []int32, k int, r *stream) []int32 {
+	if values == nil {
+		return nil
+	}
+	b := bins(known(values), k, r)
+	all := make([]int32, len(values))
+	next := 0
+	for i, v := range values {
+		all[i] = -1
+		if v >= 0 {
+			all[i] = b[next]
+			next++
+		}
+	}
+	return all
+}
+
+// rowsOf keeps what is needed of some rows, over the same horizon.
+func rowsOf(s *score.Sample, rows []int) *score.Sample {
+	c := &score.Sample{Name: s.Name, Horizon: s.Horizon, BlockSize: s.BlockSize, Partial: s.Partial, Lengths: s.Lengths}
+	if s.BlockStart != nil {
+		c.BlockStart = []int{0}
+	}
+	pick := func(dst, src []int32, i int) []int32 {
+		if src == nil {
+			return nil
+		}
+		return append(dst, src[i])
+	}
+	for _, i := range rows {
+		c.Arrival = append(c.Arrival, s.Arrival[i])
+		c.In, c.Out = pick(c.In, s.In, i), pick(c.Out, s.Out, i)
+		c.Reasoning, c.Cached = pick(c.Reasoning, s.Reasoning, i), pick(c.Cached, s.Cached, i)
+		if s.Aborted != nil {
+			c.Aborted = append(c.Aborted, s.Aborted[i])
+		}
+		if s.BlockStart != nil {
+			c.Blocks = append(c.Blocks, s.RowBlocks(i)...)
+			c.BlockStart = append(c.BlockStart, len(c.Blocks))
+		}
+	}
+	return c
+}
+
+// instant says whether the arrivals of a stretch tell nothing.
+func instant(s *score.Sample) bool {
+	return s.N() < 2 || s.Horizon <= 0 || s.Arrival[s.N()-1] <= s.Arrival[0]
+}
+
+// single wraps one client into a model of the horizon.
+func (f *fitter) single(l *learned, a Arrivals) *Model {
+	c := l.client
+	c.Arrivals = a
+	return &Model{Format: ModelFormat, Version: ModelVersion, Horizon: max(1e-3, l.s.Horizon), Blocks: f.model.Blocks, Clients: []Client{c}}
+}
+
+// ladder are the windows that profiles are tried with, wide ones first: rates
+// and, as a number of these, lengths. A wide window remembers less.
+var ladder = []struct {
+	window float64
+	stride int
+}{{3600, 1}, {1800, 1}, {600, 1}, {300, 1}, {120, 1}, {60, 1}, {30, 1}, {20, 1}, {10, 1}, {5, 2}, {2, 5}, {1, 5}, {0.5, 10}}
+
+// Limits of a fit of the same hour, those that docs/synthesis.md states, with
+// some room for other seeds.
+const (
+	limitGap, limitIDC, limitKS, limitP99 = 0.09, 0.25, 0.05, 0.15
+	maxProfile                            = 20_000 // windows
+	maxCells                              = 120_000
+)
+
+// passes says whether a model gives the same hour again.
+func (s *Scores) passes() bool {
+	ok := within(s.GapKS, limitGap) && within(s.IDC, limitIDC) && within(s.TokenIDC, limitIDC) && !(math.Abs(float64(s.Rows)-1) > 0.03)
+	for _, q := range s.Queues {
+		limit := limitP99
+		if q.Load <= 0.5 {
+			limit = 0.25 // a light load waits for few requests alone
+		}
+		ok = ok && within(q.KS, limitKS) && within(score.Number(math.Abs(math.Log(float64(q.P99)))), limit)
+	}
+	return ok
+}
+
+// within passes what cannot be measured: it cannot be wrong either.
+func within(x score.Number, limit float64) bool { return !(float64(x) > limit) }
+
+// choose fits the candidates and takes one.
+func (f *fitter) choose(ctx context.Context) error {
+	blocks, ok := blocksOf(f.s)
+	if ok {
+		f.model.Blocks = blocks
+	} else if f.s.HasBlocks() {
+		f.warn("block ids were left out: the trace does not say how long a block is")
+	}
+	l := f.learn(f.s, f.groups, f.model.Blocks)
+	if f.model.Blocks != nil {
+		f.window(l.client.Prefixes)
+	}
+	if instant(l.starts) {
+		return f.assume(l)
+	}
+	ref := f.scored(f.s)
+	f.report.Floor = f.floor()
+	var best *Model
+	for _, kind := range []string{ArrivalsExponential, ArrivalsGamma, ArrivalsWeibull, ArrivalsQuantiles, ArrivalsMMPP, ArrivalsProfile, ArrivalsRows} {
+		if f.o.Kind != "" && f.o.Kind != kind || kind == ArrivalsRows && f.groups != nil {
+			continue
+		}
+		m, c, err := f.candidate(ctx, l, ref, kind)
+		if err != nil {
+			return err
+		}
+		if m == nil {
+			continue
+		}
+		if kind == ArrivalsRows {
+			err = f.blocks(ctx, m, &c)
+		} else {
+			c.Next, err = f.heldOut(ctx, kind, m)
+		}
+		if err != nil {
+			return err
+		}
+		f.report.Candidates = append(f.report.Candidates, c)
+		if kind == ArrivalsRows {
+			if !f.o.AllowResampling {
+				continue
+			}
+			if f.o.Kind == kind || best == nil || nearer(c.Next, f.chosen().Next) {
+				best, f.report.Chosen = m, c.Name
+			}
+			continue
+		}
+		// The simplest that passes; else the nearest.
+		if best == nil || !f.chosen().Again.passes() && (c.Again.passes() || c.Again.Total < f.chosen().Again.Total) {
+			best, f.report.Chosen = m, c.Name
+		}
+	}
+	if best == nil {
+		return fmt.Errorf("%w: no generator can be fitted to %d rows in %.4g s", ErrFit, f.s.N(), f.s.Horizon)
+	}
+	f.model.Clients = best.Clients
+	f.model.HoldsSourceRows = best.HoldsSourceRows
+	if err := f.beyond(ctx, l); err != nil {
+		return err
+	}
+	if f.o.Kind == "" && !f.model.HoldsSourceRows {
+		return f.superpose(ctx, ref)
+	}
+	return nil
+}
+
+// nearer compares held-out scores.
+func nearer(a, b *Scores) bool { return a != nil && (b == nil || a.Total < b.Total) }
+
+func (f *fitter) chosen() *Candidate {
+	for i := range f.report.Candidates {
+		if f.report.Candidates[i].Name == f.report.Chosen {
+			return &f.report.Candidates[i]
+		}
+	}
+	return &Candidate{Again: &Scores{Total: score.Number(math.Inf(1))}, Next: &Scores{Total: score.Number(math.Inf(1))}}
+}
+
+// window bounds reuse to the longest gap that was seen.
+func (f *fitter) window(p *Prefixes) {
+	longest := 1.0
+	for _, g := range p.Gap {
+		if g != nil {
+			longest = max(longest, g.Max)
+		}
+	}
+	f.model.Blocks.Window = math.Ceil(longest)
+}
+
+// assume gives arrivals that cannot be learnt a rate.
+func (f *fitter) assume(l *learned) error {
+	rate := f.o.Rate
+	if rate <= 0 {
+		if f.groups == nil {
+			return fmt.Errorf("%w: all %d rows arrive at one instant; name a rate to fit the lengths alone", ErrFit, f.s.N())
+		}
+		// Little's law: as many sessions under way as the source has.
+		length := 0.0
+		for _, rows := range f.groups {
+			length += (f.s.Arrival[rows[len(rows)-1]] - f.s.Arrival[rows[0]]) / float64(len(f.groups))
+		}
+		if !(length > 0) {
+			return fmt.Errorf("%w: all sessions start and end at one instant; name a rate", ErrFit)
+		}
+		rate = float64(len(f.groups)) / length
+		f.lose("when sessions start: in the source all do at once; they start at random here, %.4g a second, which keeps about as many under way", rate)
+	} else {
+		f.lose("arrivals: in the source all are at one instant; a Poisson process of the rate that was asked for takes their place")
+	}
+	m := f.single(l, Arrivals{Kind: ArrivalsExponential, Rate: significant(rate, 6)})
+	if f.model.Horizon < 1 {
+		f.model.Horizon = significant(max(1, float64(l.starts.N())/rate), 6)
+	}
+	f.model.Clients = m.Clients
+	f.report.Chosen, f.report.Fits = ArrivalsExponential, true
+	f.report.Verdict = "arrivals were assumed, not learnt"
+	return nil
+}
+
+// candidate fits one kind of arrivals; a nil model says that it cannot be.
+func (f *fitter) candidate(ctx context.Context, l *learned, ref *score.Sample, kind string) (*Model, Candidate, error) {
+	c := Candidate{Name: kind, HoldsRows: kind == ArrivalsRows}
+	if kind != ArrivalsProfile {
+		m := f.arrivals(l, kind, nil)
+		if m == nil {
+			return nil, c, nil
+		}
+		var err error
+		c.Again, err = f.again(ctx, m, ref)
+		return m, c, err
+	}
+	var m *Model
+	for i, step := range ladder {
+		n := windowsOf(l.s.Horizon, step.window)
+		if n < 4 && i+1 < len(ladder) && m == nil || n > maxProfile || l.bins*n/step.stride > maxCells && m != nil {
+			continue
+		}
+		m = f.arrivals(l, kind, &ladder[i])
+		var err error
+		if c.Again, err = f.again(ctx, m, ref); err != nil {
+			return nil, c, err
+		}
+		if c.Again.passes() || ctx.Err() != nil || l.s.N() > 1_000_000 && step.window <= 60 {
+			break
+		}
+	}
+	return m, c, ctx.Err()
+}
+
+// arrivals fits one kind of arrivals to what was learnt.
+func (f *fitter) arrivals(l *learned, kind string, step *struct {
+	window float64
+	stride int
+}) *Model {
+	s := l.starts
+	switch kind {
+	case ArrivalsProfile:
+		return f.single(l, Arrivals{Kind: kind, Rate: significant(s.Rate(), 6), Profile: fitProfile(s, l.bin, l.bins, step.window, step.stride)})
+	case ArrivalsMMPP:
+		states := fitMMPP(s.Arrival, s.Horizon, l.bin, l.bins)
+		if states == nil {
+			return nil
+		}
+		return f.single(l, Arrivals{Kind: kind, Rate: significant(s.Rate(), 6), States: states})
+	case ArrivalsRows:
+		var rs []reuse
+		if l.client.Prefixes != nil {
+			rs = findReuse(s)
+		}
+		m := f.single(l, Arrivals{Kind: kind, Rate: significant(s.Rate(), 6)})
+		m.HoldsSourceRows = true
+		m.Clients[0].Rows = fitRows(s, max(min(120, s.Horizon/8), s.Horizon/1e4), rs)
+		return m
+	}
+	a, ok := fitRenewal(kind, score.Gaps(s), s.Rate())
+	if !ok {
+		return nil
+	}
+	return f.single(l, a)
+}
+
+// scored is the part of a sample that candidates are compared with.
+func (f *fitter) scored(s *score.Sample) *score.Sample {
+	if s.N() <= maxScored {
+		return s
+	}
+	return s.Slice(0, s.Arrival[maxScored])
+}
+
+func seedsFor(n int) int {
+	switch {
+	case n <= 30_000:
+		return 5
+	case n <= 80_000:
+		return 3
+	}
+	return 1
+}
+
+// again scores a model against the stretch that it was learnt from.
+func (f *fitter) again(ctx context.Context, m *Model, ref *score.Sample) (*Scores, error) {
+	return f.compare(ctx, m, ref, GenOptions{Duration: seconds(ref.Horizon)})
+}
+
+func seconds(x float64) time.Duration { return time.Duration(math.Round(x * 1e9)) }
+
+// compare generates with a few seeds and takes the median of each score. Prefix
+// blocks play no part.
+func (f *fitter) compare(ctx context.Context, m *Model, ref *score.Sample, o GenOptions) (*Scores, error) {
+	bare := *m
+	bare.Blocks = nil
+	bare.Clients = slices.Clone(m.Clients)
+	for i := range bare.Clients {
+		bare.Clients[i].Prefixes = nil
+	}
+	var all []Scores
+	for seed := range seedsFor(ref.N()) {
+		o.Seed = mix(f.o.Seed + uint64(seed))
+		g, err := bare.Sample(ctx, o)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err != nil {
+			// A model may make no row in a short stretch: that is a bad score.
+			all = append(all, worst())
+			continue
+		}
+		// The window is known; the last arrival only hints at it.
+		g.Horizon = ref.Horizon
+		all = append(all, f.distances(ref, g))
+	}
+	s := medians(all)
+	s.Total = f.total(&s)
+	return &s, nil
+}
+
+func worst() Scores {
+	s := Scores{Rows: 0, GapKS: 1, IDC: 10, TokenIDC: 10}
+	for _, rho := range loads {
+		s.Queues = append(s.Queues, QueueScores{rho, 1, 0})
+	}
+	return s
+}
+
+func (f *fitter) distances(ref, g *score.Sample) Scores {
+	s := Scores{Rows: score.Number(float64(g.N()) / float64(ref.N())), GapKS: score.Number(score.GapKS(ref, g)), IDC: score.Number(math.NaN()), TokenIDC: score.Number(math.NaN())}
+	even := g.AtRate(ref.Rate())
+	for _, width := range []float64{1, 10, 100} {
+		if ref.Horizon < fewestWindows*width {
+			continue
+		}
+		s.IDC = greater(s.IDC, score.LogRatio(score.IDC(even, width), score.IDC(ref, width)))
+	}
+	if ref.In != nil {
+		for _, width := range []float64{10, 100} {
+			if ref.Horizon < fewestWindows*width {
+				continue
+			}
+			s.TokenIDC = greater(s.TokenIDC, score.LogRatio(score.TokenIDC(even, width), score.TokenIDC(ref, width)))
+		}
+		work, other := score.PromptWork(ref), score.PromptWork(g)
+		for _, rho := range loads {
+			q := score.CompareQueues(ref, g, work, other, rho)
+			s.Queues = append(s.Queues, QueueScores{rho, score.Number(q.KS), score.Number(q.P99)})
+		}
+	}
+	return s
+}
+
+// fewestWindows is how many windows a dispersion needs to mean something: with
+// 20 its standard error is a third.
+const fewestWindows = 20
+
+func greater(a score.Number, b float64) score.Number {
+	if !a.OK() || b > float64(a) {
+		return score.Number(b)
+	}
+	return a
+}
+
+// medians joins the scores of several seeds.
+func medians(all []Scores) Scores {
+	mid := func(of func(*Scores) score.Number) score.Number {
+		var x []float64
+		for i := range all {
+			if v := of(&all[i]); v.OK() {
+				x = append(x, float64(v))
+			}
+		}
+		if len(x) == 0 {
+			return score.Number(math.NaN())
+		}
+		slices.Sort(x)
+		return score.Number((x[(len(x)-1)/2] + x[len(x)/2]) / 2)
+	}
+	m := Scores{
+		Rows:     mid(func(s *Scores) score.Number { return s.Rows }),
+		GapKS:    mid(func(s *Scores) score.Number { return s.GapKS }),
+		IDC:      mid(func(s *Scores) score.Number { return s.IDC }),
+		TokenIDC: mid(func(s *Scores) score.Number { return s.TokenIDC }),
+	}
+	for k := range all[0].Queues {
+		m.Queues = append(m.Queues, QueueScores{all[0].Queues[k].Load,
+			mid(func(s *Scores) score.Number { return s.Queues[k].KS }),
+			mid(func(s *Scores) score.Number { return s.Queues[k].P99 })})
+	}
+	return m
+}
+
+// floor is what the halves of the trace differ by.
+func (f *fitter) floor() Scores {
+	h1, h2 := f.s.Halves()
+	if h1.N() < 2 || h2.N() < 2 {
+		return Scores{Rows: score.Number(math.NaN()), GapKS: score.Number(math.NaN()), IDC: score.Number(math.NaN()), TokenIDC: score.Number(math.NaN()), Total: score.Number(math.NaN())}
+	}
+	h1, h2 = f.scored(h1), f.scored(h2)
+	s := f.distances(h2, h1)
+	if h1.In != nil && h2.In != nil {
+		for i, rho := range loads {
+			q := score.QueueFloor(h2, h1, score.PromptWork(h2), score.PromptWork(h1), rho)
+			s.Queues[i].KS, s.Queues[i].P99 = score.Number(q.KS), score.Number(q.P99)
+		}
+	}
+	s.Total = score.Number(1)
+	return s
+}
+
+// total weighs scores by the floor, with what chance alone does to an hour of
+// traffic added to it.
+func (f *fitter) total(s *Scores) score.Number {
+	var sum, parts float64
+	add := func(x, floor score.Number, chance, weight float64) {
+		if !x.OK() {
+			return
+		}
+		if !floor.OK() {
+			floor = 0
+		}
+		sum += weight * min(20, math.Abs(float64(x))/(math.Abs(float64(floor))+chance))
+		parts += weight
+	}
+	add(s.GapKS, f.report.Floor.GapKS, 0.02, 0.5)
+	add(s.IDC, f.report.Floor.IDC, 0.1, 1)
+	add(s.TokenIDC, f.report.Floor.TokenIDC, 0.1, 1)
+	for i, q := range s.Queues {
+		floor := QueueScores{KS: score.Number(math.NaN()), P99: score.Number(math.NaN())}
+		if i < len(f.report.Floor.Queues) {
+			floor = f.report.Floor.Queues[i]
+		}
+		add(q.KS, floor.KS, 0.03, 1)
+		add(logOf(q.P99), logOf(floor.P99), 0.2, 1)
+	}
+	if parts == 0 {
+		return score.Number(math.NaN())
+	}
+	return score.Number(sum / parts)
+}
+
+func logOf(x score.Number) score.Number {
+	return score.Number(math.Log(max(1e-9, float64(x))))
+}
+
+// heldOut scores a kind of arrivals on stretches after the one it learns from.
+func (f *fitter) heldOut(ctx context.Context, kind string, m *Model) (*Scores, error) {
+	var all []Scores
+	for _, fold := range f.folds() {
+		train, err := f.trained(fold[0], kind, m)
+		if err != nil || train == nil {
+			continue
+		}
+		s, err := f.compare(ctx, train, fold[1], f.nextOptions(train, fold[1], ""))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, *s)
+	}
+	if len(all) == 0 {
+		return nil, nil
+	}
+	s := means(all)
+	s.Total = f.total(&s)
+	return &s, nil
+}
+
+// blocks chooses how long the blocks of resampled rows are, by held-out score.
+func (f *fitter) blocks(ctx context.Context, m *Model, c *Candidate) error {
+	r := m.Clients[0].Rows
+	best := r.Block
+	for _, block := range []float64{60, 120, 300} {
+		if block > r.Seconds/4 && block > best {
+			continue
+		}
+		r.Block = block
+		s, err := f.heldOut(ctx, ArrivalsRows, m)
+		if err != nil {
+			return err
+		}
+		if s != nil && (c.Next == nil || s.Total < c.Next.Total) {
+			c.Next, best = s, block
+		}
+	}
+	r.Block = best
+	return nil
+}
+
+// nextOptions plays what comes after the end of a model.
+func (f *fitter) nextOptions(m *Model, ref *score.Sample, order string) GenOptions {
+	return GenOptions{Duration: seconds(ref.Horizon), From: seconds(m.Horizon), Order: order}
+}
+
+// folds are pairs of neighbouring stretches: halves, and thirds where there are
+// rows enough.
+func (f *fitter) folds() [][2]*score.Sample {
+	var folds [][2]*score.Sample
+	add := func(from, to, end float64) {
+		a, b := f.s.Slice(from, to), f.s.Slice(to, end)
+		if a.N() >= 50 && b.N() >= 50 {
+			folds = append(folds, [2]*score.Sample{f.scored(a), f.scored(b)})
+		}
+	}
+	t := f.s.Horizon
+	add(0, t/2, t)
+	if f.s.N() >= 2000 {
+		add(0, t/3, 2*t/3)
+		add(t/3, 2*t/3, t)
+	}
+	return folds
+}
+
+// trained fits a kind of arrivals, with windows as m has them, to a stretch.
+func (f *fitter) trained(s *score.Sample, kind string, m *Model) (*Model, error) {
+	var groups [][]int
+	if f.groups != nil {
+		groups = sessionRows(s)
+	}
+	l := f.learn(s, groups, nil)
+	if instant(l.starts) {
+		return nil, nil
+	}
+	if kind != ArrivalsProfile {
+		t := f.arrivals(l, kind, nil)
+		if t != nil && kind == ArrivalsRows {
+			t.Clients[0].Rows.Block = min(m.Clients[0].Rows.Block, s.Horizon/2)
+		}
+		return t, nil
+	}
+	p := m.Clients[0].Arrivals.Profile
+	step := ladder[0]
+	step.window, step.stride = p.Window, max(1, p.Stride)
+	t := f.arrivals(l, kind, &step)
+	t.Clients[0].Arrivals.Profile.Beyond = p.Beyond
+	t.Horizon = p.Window * float64(t.Clients[0].Arrivals.Profile.Windows)
+	return t, nil
+}
+
+// means joins the scores of folds.
+func means(all []Scores) Scores {
+	mean := func(of func(*Scores) score.Number) score.Number {
+		sum, n := 0.0, 0.0
+		for i := range all {
+			if v := of(&all[i]); v.OK() {
+				sum, n = sum+float64(v), n+1
+			}
+		}
+		return score.Number(sum / n)
+	}
+	m := Scores{
+		Rows:     mean(func(s *Scores) score.Number { return s.Rows }),
+		GapKS:    mean(func(s *Scores) score.Number { return s.GapKS }),
+		IDC:      mean(func(s *Scores) score.Number { return s.IDC }),
+		TokenIDC: mean(func(s *Scores) score.Number { return s.TokenIDC }),
+	}
+	for k := range all[0].Queues {
+		m.Queues = append(m.Queues, QueueScores{all[0].Queues[k].Load,
+			mean(func(s *Scores) score.Number { return s.Queues[k].KS }),
+			score.Number(math.Exp(float64(mean(func(s *Scores) score.Number { return logOf(s.Queues[k].P99) }))))})
+	}
+	return m
+}
+
+// beyond chooses how a profile goes on after its end, by held-out score.
+func (f *fitter) beyond(ctx context.Context, l *learned) error {
+	a := &f.model.Clients[0].Arrivals
+	if a.Kind != ArrivalsProfile || l.s.Horizon >= 20*3600 {
+		if a.Kind == ArrivalsProfile {
+			a.Profile.Beyond = OrderRecorded // a day repeats better than its minutes shuffled
+		}
+		return nil
+	}
+	best := math.Inf(1)
+	for _, order := range []string{OrderRecorded, OrderResampled} {
+		var all []Scores
+		for _, fold := range f.folds() {
+			m, err := f.trained(fold[0], ArrivalsProfile, f.model)
+			if err != nil || m == nil {
+				continue
+			}
+			s, err := f.compare(ctx, m, fold[1], f.nextOptions(m, fold[1], order))
+			if err != nil {
+				return err
+			}
+			all = append(all, *s)
+		}
+		if len(all) == 0 {
+			return nil
+		}
+		s := means(all)
+		s.Total = f.total(&s)
+		f.report.Candidates = append(f.report.Candidates, Candidate{Name: ArrivalsProfile + ", then " + order, Next: &s})
+		// As they were is taken unless another order is clearly nearer: what varies
+		// together over the hour stays together.
+		if float64(s.Total) < 0.9*best {
+			best, a.Profile.Beyond = float64(s.Total), order
+		}
+	}
+	return nil
+}
+
+// superpose tries a client of its own for each client key.
+func (f *fitter) superpose(ctx context.Context, ref *score.Sample) error {
+	if len(f.s.Clients) < 2 || f.s.Client == nil {
+		return nil
+	}
+	rows := make([][]int, len(f.s.Clients))
+	for i, c := range f.s.Client {
+		rows[c] = append(rows[c], i)
+	}
+	order := make([]int, len(rows))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(len(rows[b]), len(rows[a])) })
+	var rest []int
+	window, stride := 60.0, 1
+	for windowsOf(f.s.Horizon, window) > maxProfile/4 {
+		window *= 5
+	}
+	if p := f.model.Clients[0].Arrivals.Profile; p != nil {
+		window, stride = p.Window, max(1, p.Stride)
+	}
+	m := &Model{Format: ModelFormat, Version: ModelVersion, Horizon: f.model.Horizon, Blocks: f.model.Blocks}
+	add := func(name string, rows []int) {
+		slices.Sort(rows)
+		part := f.part(rows)
+		var groups [][]int
+		if f.groups != nil {
+			groups = sessionRows(part)
+		}
+		l := f.learn(part, groups, f.model.Blocks)
+		step := ladder[0]
+		step.window, step.stride = window, stride
+		one := f.arrivals(l, ArrivalsProfile, &step).Clients[0]
+		one.Slot, one.Name = len(m.Clients), name
+		m.Clients = append(m.Clients, one)
+	}
+	for k, c := range order {
+		if k < maxClients && len(rows[c]) >= fewRows {
+			add(f.s.Clients[c], rows[c])
+		} else {
+			rest = append(rest, rows[c]...)
+		}
+	}
+	if len(m.Clients) < 2 {
+		return nil
+	}
+	if len(rest) > 1 {
+		add("", rest)
+		f.lose("the identity of clients with few rows: %d rows were taken together", len(rest))
+	}
+	again, err := f.again(ctx, m, ref)
+	if err != nil {
+		return err
+	}
+	c := Candidate{Name: "clients", Again: again}
+	f.report.Candidates = append(f.report.Candidates, c)
+	if !again.passes() && f.chosen().Again.passes() && again.Total > f.chosen().Again.Total {
+		f.lose("who asks: a model of each client came less near than one of all together")
+		return nil
+	}
+	if f.model.Blocks != nil {
+		f.lose("prefixes that clients share with each other")
+	}
+	f.model.Clients, f.report.Chosen = m.Clients, c.Name
+	return nil
+}
+
+// part is some rows of the trace with their sessions.
+func (f *fitter) part(rows []int) *score.Sample {
+	c := rowsOf(f.s, rows)
+	for _, i := range rows {
+		if f.s.Session != nil {
+			c.Session = append(c.Session, f.s.Session[i])
+		}
+		if f.s.Think != nil {
+			c.Think = append(c.Think, f.s.Think[i])
+		}
+		if f.s.Service != nil {
+			c.Service = append(c.Service, f.s.Service[i])
+		}
+	}
+	return c
+}

@@ -33,8 +33,11 @@ type GenOptions struct {
 	// requests that continue earlier ones, and the deviations of the rate from
 	// its mean (of renewal gaps: their coefficient of variation).
 	Prompts, Outputs, Reuse, Bursts float64
-	// Order plays profiles OrderRecorded or OrderResampled; empty is as the
-	// model says.
+	// From is where in the model's time the trace begins: a profile that was
+	// learnt of one hour plays that hour from 0, and what comes after it from
+	// its Horizon on.
+	From time.Duration
+	// Order plays profiles in another order than the model says.
 	Order string
 }
 
@@ -56,7 +59,10 @@ func (o *GenOptions) Validate() error {
 			errs = append(errs, fmt.Errorf("%s is %v, want more than 0 and at most %v", f.name, f.x, f.max))
 		}
 	}
-	if o.Order != "" && o.Order != OrderRecorded && o.Order != OrderResampled {
+	if o.From < 0 || o.From > maxHorizon*time.Second {
+		errs = append(errs, fmt.Errorf("from %v: want a time up to ten years", o.From))
+	}
+	if o.Order != "" && !knownOrder(o.Order) {
 		errs = append(errs, fmt.Errorf("order is %q, want recorded or resampled", clip(o.Order)))
 	}
 	return errors.Join(errs...)
@@ -224,6 +230,7 @@ type voice struct {
 	talk   *conversation
 	blocks []uint64
 	limit  float64
+	from   float64 // of the process's time
 }
 
 // Bits of ids: 19 of the slot, 12 of the copy and 32 of a count. The first
@@ -243,7 +250,8 @@ func newVoice(m *Model, c *Client, copyNumber int, part float64, entries int, li
 	if c.Arrivals.Kind == ArrivalsRows {
 		v.rows = newRowSource(c.Rows, of(purposeArrivals), rate*c.Weight, limit)
 	} else {
-		v.pacer = newPacer(c, o.Seed, path, rate, orOne(o.Bursts), limit, o.Order)
+		from := o.From.Seconds()
+		v.pacer, v.from = newPacer(c, o.Seed, path, rate, orOne(o.Bursts), from, from+limit, o.Order), from
 	}
 	v.lengths = newLengthSampler(c.Lengths, of(purposeLengths), orOne(o.Prompts), orOne(o.Outputs))
 	if c.Sessions != nil {
@@ -268,6 +276,7 @@ func (v *voice) pull() {
 		return
 	}
 	v.start, v.startWindow, v.more = v.pacer.arrival()
+	v.start -= v.from
 }
 
 // advance prepares the next row; it says whether there is one.

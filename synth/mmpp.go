@@ -71,7 +71,7 @@ func (m *States) stationary() []float64 {
 }
 
 // pieces returns the steps one after another.
-func (m *States) pieces(l *Lengths, s *stream, rate, bursts float64) func(float64) piece {
+func (m *States) pieces(l *Lengths, s *stream, rate, bursts, from float64) func(float64) piece {
 	share := m.stationary()
 	mean := 0.0
 	for i, r := range m.Rates {
@@ -103,7 +103,7 @@ func (m *States) pieces(l *Lengths, s *stream, rate, bursts float64) func(float6
 			state = moves[state].draw(s.uniform())
 		}
 		steps++
-		w := piece{end: float64(steps) * m.Step, rate: rates[state], count: -1}
+		w := piece{end: from + float64(steps)*m.Step, rate: rates[state], count: -1}
 		if tables != nil {
 			w.lengths = tables[state]
 		}

@@ -33,7 +33,7 @@ type Prefixes struct {
 	Depth  []*Marginal `json:"depth"`
 	Excess *Marginal   `json:"excess,omitempty"`
 	// Gap is the time since the continued request, in seconds.
-	Gap *Marginal `json:"gap,omitempty"`
+	Gap []*Marginal `json:"gap"`
 	// Roots are the popular prefixes: system prompts, tools, templates. Popular
 	// holds how often a request that continues none begins with each, by size;
 	// its first column is with none.
@@ -49,7 +49,7 @@ type Root struct {
 
 func (p *Prefixes) check() error {
 	k := len(p.Edges) + 1
-	if len(p.Continue) != k || len(p.All) != k || len(p.Append) != k || len(p.Depth) != k || !slices.IsSorted(p.Edges) {
+	if len(p.Continue) != k || len(p.All) != k || len(p.Append) != k || len(p.Depth) != k || len(p.Gap) != k || !slices.IsSorted(p.Edges) {
 		return fmt.Errorf("want edges that rise and %d entries in each list", k)
 	}
 	var errs []error
@@ -69,14 +69,14 @@ func (p *Prefixes) check() error {
 			bad("size %d: continue %v and all %v have to be shares", i, p.Continue[i], p.All[i])
 			continue
 		}
-		if p.Continue[i] > 0 && (p.Gap == nil || p.All[i] > 0 && p.Append[i] == nil || p.All[i] < 1 && (p.Depth[i] == nil || p.Excess == nil)) {
+		if p.Continue[i] > 0 && (p.Gap[i] == nil || p.All[i] > 0 && p.Append[i] == nil || p.All[i] < 1 && (p.Depth[i] == nil || p.Excess == nil)) {
 			bad("size %d: requests that continue need gap, append, depth and excess", i)
 		}
 		marginal("append", p.Append[i], 0, maxTokens)
 		marginal("depth", p.Depth[i], 0, 1)
+		marginal("gap", p.Gap[i], 0, maxHorizon)
 	}
 	marginal("excess", p.Excess, 0, maxTokens)
-	marginal("gap", p.Gap, 0, maxHorizon)
 	if len(p.Roots) > 1<<14 {
 		bad("%d roots", len(p.Roots))
 	}
@@ -143,12 +143,13 @@ type prefixer struct {
 	base uint64 // above the client's ids
 	next uint64 // fresh id
 
-	gap, excess *quantiler
-	appends     []*quantiler
-	depth       []*quantiler
-	popular     []alias
-	roots       [][]run
-	reuse       float64
+	excess  *quantiler
+	gap     []*quantiler
+	appends []*quantiler
+	depth   []*quantiler
+	popular []alias
+	roots   [][]run
+	reuse   float64
 
 	window  float64
 	entries ring[entry]
@@ -168,10 +169,14 @@ type entry struct {
 // sets the client's ids apart.
 func newPrefixer(p *Prefixes, b *Blocks, s *stream, base uint64, entries int, reuse float64) *prefixer {
 	x := &prefixer{p: p, s: s, rule: newBlockRule(b), base: base, window: b.Window, cap: entries, reuse: reuse}
-	if p.Gap != nil {
-		x.gap = p.Gap.quantiler()
-		x.window = min(x.window, p.Gap.Max)
+	longest := 0.0
+	for _, g := range p.Gap {
+		x.gap = append(x.gap, quantilerOf(g))
+		if g != nil {
+			longest = max(longest, g.Max)
+		}
 	}
+	x.window = min(x.window, longest)
 	if p.Excess != nil {
 		x.excess = p.Excess.quantiler()
 	}
@@ -286,10 +291,10 @@ func (x *prefixer) parent(t float64, size, whole int, h *hint) parent {
 		}
 		gap, depth = h.gap, min(h.depth, whole)
 		want = depth
-	case x.gap == nil || s.uniform() >= x.p.Continue[size]*x.reuse:
+	case x.gap[size] == nil || s.uniform() >= x.p.Continue[size]*x.reuse:
 		return parent{}
 	default:
-		gap = x.gap.real(s.uniform())
+		gap = x.gap[size].real(s.uniform())
 		if s.uniform() < x.p.All[size] {
 			depth = whole - int(x.appends[size].whole(s.uniform()))
 			want = depth
@@ -301,8 +306,10 @@ func (x *prefixer) parent(t float64, size, whole int, h *hint) parent {
 	if depth < 1 || depth > whole || gap > t {
 		return parent{}
 	}
-	// From the request at that time, look outwards in turns for the nearest that
-	// is long enough and not yet continued, and not much longer than wanted.
+	// From the request at that time, look outwards for the nearest (by the ratio
+	// of gaps) that is long enough and not yet continued. The further away, the
+	// longer than wanted may it be: the depth decides what is shared, so that
+	// a wrong gap costs more than a parent that is too long.
 	first, end := x.entries.begin(), x.entries.end()
 	lo, hi := first, end
 	for lo < hi {
@@ -314,12 +321,11 @@ func (x *prefixer) parent(t float64, size, whole int, h *hint) parent {
 		}
 	}
 	up, down := lo, lo-1
-	tolerance := max(1, want/16)
 	var best *entry
 	bestOver := math.MaxInt
 	for k := 0; k < scan && (up < end || down >= first); k++ {
 		i := up
-		if up >= end || down >= first && k%2 == 1 {
+		if up >= end || down >= first && (t-x.entries.at(down).t)*(t-x.entries.at(up).t) < gap*gap {
 			i = down
 			down--
 		} else {
@@ -333,7 +339,7 @@ func (x *prefixer) parent(t float64, size, whole int, h *hint) parent {
 		if over < 0 {
 			over = -over
 		}
-		if over <= tolerance*k/64 || over == 0 {
+		if over <= 1+want*k/32 {
 			return parent{e, depth}
 		}
 		if over < bestOver {

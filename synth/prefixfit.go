@@ -95,6 +95,7 @@ func fitPrefixes(s *score.Sample, rule blockRule, rs []reuse) *Prefixes {
 		rows, continuing, all float64
 		appends               []int32
 		depths                []float64
+		gaps, weights         []float64
 	}
 	groups := make([]group, k)
 	var excess []int32
@@ -107,6 +108,7 @@ func fitPrefixes(s *score.Sample, rule blockRule, rs []reuse) *Prefixes {
 		gap := s.Arrival[i] - s.Arrival[r.parent]
 		gaps = append(gaps, max(gap, 1e-6))
 		weights = append(weights, 1/max(0.05, 1-gap/s.Horizon))
+		g.gaps, g.weights = append(g.gaps, gaps[len(gaps)-1]), append(g.weights, weights[len(weights)-1])
 		g.continuing++
 		if depth >= whole[r.parent] {
 			g.all++
@@ -115,9 +117,6 @@ func fitPrefixes(s *score.Sample, rule blockRule, rs []reuse) *Prefixes {
 			g.depths = append(g.depths, float64(depth)/float64(whole[i]))
 			excess = append(excess, int32(whole[r.parent]-depth))
 		}
-	}
-	if len(gaps) > 0 {
-		p.Gap = fitWeighted(gaps, weights, knots)
 	}
 	if len(excess) > 0 {
 		p.Excess = fitMarginal(excess)
@@ -137,7 +136,11 @@ func fitPrefixes(s *score.Sample, rule blockRule, rs []reuse) *Prefixes {
 		if len(g.depths) > 0 {
 			d = fitContinuous(g.depths, 32)
 		}
-		p.Append, p.Depth = append(p.Append, a), append(p.Depth, d)
+		var gap *Marginal
+		if len(g.gaps) > 0 {
+			gap = fitWeighted(g.gaps, g.weights, 64)
+		}
+		p.Append, p.Depth, p.Gap = append(p.Append, a), append(p.Depth, d), append(p.Gap, gap)
 	}
 	p.fitRoots(s, rs, whole)
 	return p

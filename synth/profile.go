@@ -36,10 +36,9 @@ type Profile struct {
 	// Stride is how many windows share a row of In and Out.
 	Stride int `json:"length_stride,omitempty"`
 	// In holds the weight of each input bin, by row. Bins are equal shares of
-	// the client's input lengths. A row is taken together with Prior/bins in
-	// each bin, so that few requests say little.
-	In    [][]int `json:"in,omitempty"`
-	Prior float64 `json:"in_prior,omitempty"`
+	// the client's input lengths. Where counts are exact, a window deals them
+	// like cards.
+	In [][]int `json:"in,omitempty"`
 	// Out holds how much more likely than the copula has it an output of each
 	// coarse bin is, in thousandths, by row.
 	Out [][]int `json:"out,omitempty"`
@@ -94,7 +93,7 @@ func (p *Profile) check(l *Lengths) error {
 		}
 	}
 	for name, o := range map[string]string{"order": p.Order, "beyond": p.Beyond} {
-		if o != OrderRecorded && o != OrderResampled {
+		if !knownOrder(o) {
 			bad("%s is %q, want recorded or resampled", name, clip(o))
 		}
 	}
@@ -108,9 +107,6 @@ func (p *Profile) check(l *Lengths) error {
 		if !(r >= 0 && r < 1) {
 			bad("split: correlation %v, want 0 to less than 1", r)
 		}
-	}
-	if !finite(p.Prior) || p.Prior < 0 || p.Prior > 1e12 {
-		bad("in_prior is %v", p.Prior)
 	}
 	if p.In != nil || p.Out != nil {
 		if l == nil || p.Stride <= 0 || p.Stride > maxWindows {
@@ -126,6 +122,10 @@ func (p *Profile) check(l *Lengths) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func knownOrder(o string) bool {
+	return o == OrderRecorded || o == OrderResampled
 }
 
 // rectangular says whether rows are equally long and hold no negative weight.
@@ -188,7 +188,7 @@ func silence(rates []float64) int {
 }
 
 // pieces returns the windows one after another.
-func (p *Profile) pieces(l *Lengths, s *stream, rate, bursts float64, order string) func(float64) piece {
+func (p *Profile) pieces(l *Lengths, s *stream, rate, bursts, from float64, order string) func(float64) piece {
 	type window struct {
 		rate float64
 		gap  gapper
@@ -231,20 +231,24 @@ func (p *Profile) pieces(l *Lengths, s *stream, rate, bursts float64, order stri
 			}
 		}
 	}
+	beyond := p.Beyond
 	if order == "" {
 		order = p.Order
+	} else {
+		beyond = order
 	}
 	tables := newWindowTables(p, l)
-	at, played := -1, 0
+	skip := int(from / p.Window)
+	at, played := skip%p.Windows-1, skip
 	jump := min(1, p.Window/p.Block)
-	return func(from float64) piece {
+	return func(float64) piece {
 		now := order
 		if played >= p.Windows {
-			now = p.Beyond
+			now = beyond
 		}
 		played++
 		at++
-		if now == OrderResampled && (played == 1 || s.uniform() < jump) {
+		if now == OrderResampled && (played == skip+1 || s.uniform() < jump) {
 			at = s.below(p.Windows)
 		}
 		if at >= p.Windows {
@@ -286,7 +290,7 @@ func (t *windowTables) at(row int) *windowLengths {
 	}
 	w := new(windowLengths)
 	if t.p.In != nil {
-		w.in = newAlias(withPrior(t.p.In[row], t.p.Prior))
+		w.in = newAlias(orEven(t.p.In[row]))
 		if t.p.Exact {
 			w.urn = newUrn(t.p.In[row])
 		}
@@ -298,18 +302,17 @@ func (t *windowTables) at(row int) *windowLengths {
 	return w
 }
 
-// withPrior adds prior, spread over all bins, to weights.
-func withPrior(weights []int, prior float64) []float64 {
+// orEven turns weights into numbers; where all are 0, as in a window without
+// rows, all bins weigh the same.
+func orEven(weights []int) []float64 {
 	f := floats(weights)
-	sum := 0.0
-	for i := range f {
-		f[i] += prior / float64(len(f))
-		sum += f[i]
-	}
-	if sum <= 0 { // a window without rows and no prior
-		for i := range f {
-			f[i] = 1
+	for _, w := range weights {
+		if w > 0 {
+			return f
 		}
+	}
+	for i := range f {
+		f[i] = 1
 	}
 	return f
 }

@@ -1,0 +1,173 @@
+package synth
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"strings"
+
+	"reprise/synth/score"
+)
+
+// finish measures what the chosen model memorises and how its prefixes do, and
+// says in words what the numbers mean.
+func (f *fitter) finish(ctx context.Context) error {
+	m := f.model
+	f.describe()
+	f.verdict()
+	f.losses()
+	if err := m.Check(); err != nil {
+		return fmt.Errorf("the fitted model is not valid, which is a mistake of this program: %w", err)
+	}
+	if f.s.In == nil && f.s.Out == nil {
+		return nil
+	}
+	ref := f.scored(f.s)
+	g, err := m.Sample(ctx, GenOptions{Seed: f.o.Seed, Duration: seconds(ref.Horizon)})
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		f.warn("the model makes no row in a stretch as long as its source")
+		return nil
+	}
+	f.memory(ref, g)
+	if m.Blocks != nil {
+		return f.prefixScores(ctx, ref, g)
+	}
+	return nil
+}
+
+// runLength is how many rows in a row count as remembered.
+const runLength = 3
+
+func (f *fitter) memory(ref, g *score.Sample) {
+	if ref.In == nil || ref.Out == nil {
+		return
+	}
+	r := &Memory{}
+	r.Runs, r.Of = score.RunsShared(ref, g, runLength)
+	h1, h2 := ref.Halves()
+	r.Chance, _ = score.RunsShared(h1, h2, runLength)
+	switch {
+	case f.model.HoldsSourceRows:
+		r.Note = "the model holds rows of its source: do not share it where the source may not be shared"
+	case r.Runs > 10+2*r.Chance:
+		r.Note = "more runs than chance makes: look at the lengths before sharing"
+	case r.Runs > 0:
+		r.Note = "common lengths that follow each other by chance"
+	}
+	f.model.Memory = r
+}
+
+// prefixScores compares the hit ratio of caches, for the same stretch and for the
+// one that follows.
+func (f *fitter) prefixScores(ctx context.Context, ref, g *score.Sample) error {
+	curve := func(a, b *score.Sample) PrefixScore {
+		mean, most := score.CurveError(score.HitCurve(b), score.HitCurve(a))
+		return PrefixScore{score.Number(mean), score.Number(most)}
+	}
+	unknown := PrefixScore{score.Number(math.NaN()), score.Number(math.NaN())}
+	p := &PrefixScores{curve(ref, g), unknown, unknown}
+	f.report.Prefix = p
+	h1, h2 := ref.Halves()
+	if h1.N() < 100 || h2.N() < 100 || f.groups != nil {
+		return nil
+	}
+	p.Floor = curve(h2, h1)
+	blocks := *f.model.Blocks
+	l := f.learn(h1, nil, &blocks)
+	if instant(l.starts) {
+		return nil
+	}
+	m := f.single(l, Arrivals{Kind: ArrivalsExponential, Rate: h1.Rate()})
+	next, err := m.Sample(ctx, GenOptions{Seed: f.o.Seed, Rows: int64(h2.N())})
+	if err != nil {
+		return ctx.Err()
+	}
+	p.Next = curve(h2, next)
+	return nil
+}
+
+// verdict says whether the chosen model may be trusted.
+func (f *fitter) verdict() {
+	c := f.chosen()
+	r := f.report
+	if r.Verdict != "" || c.Again == nil {
+		return
+	}
+	r.Fits = c.Again.passes()
+	switch {
+	case r.Fits:
+		r.Verdict = fmt.Sprintf("%s gives the same hour again within the limits", c.Name)
+	default:
+		r.Verdict = fmt.Sprintf("no candidate fits: %s comes nearest, and %s", c.Name, strings.Join(c.Again.excess(), ", "))
+		f.warn("do not size a service by this model without looking at its scores")
+	}
+	if c.Next != nil && c.Next.Total.OK() {
+		if t := float64(c.Next.Total); t > 1.5 {
+			r.Verdict += fmt.Sprintf("; of traffic it has not seen it is off by %.1f times what two halves of the trace differ by", t)
+		} else {
+			r.Verdict += fmt.Sprintf("; of traffic it has not seen it is as far off as two halves of the trace are (%.1f times)", t)
+		}
+	}
+}
+
+// excess lists the scores that miss their limit.
+func (s *Scores) excess() []string {
+	var out []string
+	add := func(name string, x score.Number, limit float64) {
+		if !within(x, limit) {
+			out = append(out, fmt.Sprintf("%s is %.2f (limit %.2f)", name, float64(x), limit))
+		}
+	}
+	if !within(score.Number(math.Abs(float64(s.Rows)-1)), 0.03) {
+		out = append(out, fmt.Sprintf("it makes %.2f times the rows", float64(s.Rows)))
+	}
+	add("gap KS", s.GapKS, limitGap)
+	add("burstiness", s.IDC, limitIDC)
+	add("token burstiness", s.TokenIDC, limitIDC)
+	for _, q := range s.Queues {
+		add(fmt.Sprintf("TTFT KS at load %.1f", q.Load), q.KS, limitKS)
+		if !within(score.Number(math.Abs(math.Log(float64(q.P99)))), limitP99) {
+			out = append(out, fmt.Sprintf("TTFT p99 at load %.1f is %.2f times the real one", q.Load, float64(q.P99)))
+		}
+	}
+	if len(out) == 0 {
+		out = append(out, "it is near its limits")
+	}
+	return out
+}
+
+// losses says what the model does not keep.
+func (f *fitter) losses() {
+	a := &f.model.Clients[0].Arrivals
+	if f.model.HoldsSourceRows {
+		f.lose("order beyond blocks of time")
+	} else {
+		f.lose("the order of rows inside a window, and which prompt got which answer beyond the copula")
+	}
+	if a.Kind == ArrivalsProfile {
+		f.lose("anything finer than counts in windows of %g s and how they cluster inside", a.Profile.Window)
+		f.lose("what another day brings: beyond %.4g s it goes on with the windows it has (%s)", f.model.Horizon, a.Profile.Beyond)
+	}
+	if f.s.HasSessions() && f.model.Clients[0].Sessions == nil {
+		f.lose("sessions")
+	}
+	if f.s.Clients != nil && len(f.model.Clients) == 1 && len(f.s.Clients) > 1 {
+		f.lose("clients: all %d are one", len(f.s.Clients))
+	}
+	if b := f.model.Blocks; b != nil {
+		f.lose("reuse of blocks after more than %.4g s or %d requests", b.Window, b.Entries)
+		f.lose("a last block that is not full and is shared")
+	}
+	if f.s.Aborted != nil {
+		n := 0
+		for _, a := range f.s.Aborted {
+			if a {
+				n++
+			}
+		}
+		f.lose("that clients hung up on %d rows: their outputs were taken to be as long as those of others that went on", n)
+	}
+}
