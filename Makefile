@@ -5,7 +5,7 @@ PROGRAMS := $(notdir $(wildcard cmd/*))
 export CGO_CFLAGS := -O2 -Wno-deprecated-declarations
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all $(PROGRAMS) demo test race lint bench fuzz test-engines help clean
+.PHONY: all $(PROGRAMS) demo test race lint bench score fuzz test-engines help clean
 
 all: $(PROGRAMS) ## build bin/replay, bin/trace, ...
 
@@ -28,6 +28,9 @@ lint: ## gofmt, go vet, staticcheck, go fix
 	go vet ./...
 	$(STATICCHECK) ./...
 	@test -z "$$(go fix -diff ./... | tee /dev/stderr)"
+
+score: ## models of the public traces beside the acceptance table and noise floors, a few minutes
+	go run ./synth/score/acceptance $(SCORE)
 
 bench: ## the figures of docs/measurements.md, a few minutes
 	bash testdata/bench/run.sh

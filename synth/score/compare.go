@@ -342,7 +342,13 @@ func (f *Floor) of(r rule) float64 {
 // Compare measures how near other comes to reference and judges it. Rows at
 // ticks of a coarse clock should be spread before ([Sample.Dequantise]).
 func Compare(reference, other *Sample) *Report {
-	return newReport(reference, other, NewFloor(reference), measure(reference, other, false))
+	return CompareWith(NewFloor(reference), reference, other)
+}
+
+// CompareWith is [Compare] with the reference's floor, which need not be
+// measured anew for every other Sample.
+func CompareWith(floor *Floor, reference, other *Sample) *Report {
+	return newReport(reference, other, floor, measure(reference, other, false))
 }
 
 func newReport(reference, other *Sample, floor *Floor, m map[string]measured) *Report {
