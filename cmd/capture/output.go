@@ -108,11 +108,11 @@ func parseSize(s string) (int64, bool) {
 		}
 	}
 	s = strings.TrimSpace(strings.TrimSuffix(s, " B"))
-	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil || n <= 0 || n > (1<<50)>>shift {
+	v, err := strconv.ParseFloat(s, 64) // "64.0 MiB" is how a default is printed
+	if v *= float64(int64(1) << shift); err != nil || !(v >= 1 && v <= 1<<50) {
 		return 0, false
 	}
-	return n << shift, true
+	return int64(v), true
 }
 
 // An output is a trace that is being recorded: a journal beside the file, which

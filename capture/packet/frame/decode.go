@@ -103,6 +103,8 @@ func (d *Decoder) link(l Link, b []byte, s *reassembly.Segment) Verdict {
 	switch l {
 	case Ethernet:
 		return d.ethernet(b, s, 0)
+	case cooked | etherIPv4:
+		return d.ipv4(b, s, 0)
 	case SLL:
 		if len(b) < 16 {
 			return Truncated
@@ -122,6 +124,9 @@ func (d *Decoder) link(l Link, b []byte, s *reassembly.Segment) Verdict {
 			return Truncated
 		}
 		return d.ip(b[4:], s, 0)
+	}
+	if l&^0xffff == cooked {
+		return d.ether(uint16(l), b, s, 0)
 	}
 	return NotIP
 }

@@ -28,6 +28,13 @@ const (
 	SLL2      Link = 276 // tcpdump -i any, since 2021
 )
 
+// cooked marks links that are not in a file: what follows the link layer, whose
+// EtherType is in the low 16 bits.
+const cooked Link = 1 << 16
+
+// Cooked is the link of a packet without its link layer, of an EtherType.
+func Cooked(etherType uint16) Link { return cooked | Link(etherType) }
+
 // MaxPacket bounds a packet. Segmentation offload makes packets of up to 512 KiB.
 const MaxPacket = 1 << 20
 
