@@ -191,7 +191,13 @@ func (h *host) instances(g handle) []handle {
 		if ret != nvml.SUCCESS {
 			continue
 		}
-		found = append(found, handle{name: fmt.Sprintf("%s/mig%d", g.name, i), index: g.index, dev: dev, parent: g.dev, gi: gi})
+		// DCGM names them by the GPU instance as well; several compute instances
+		// in one are told apart by their own number.
+		name := fmt.Sprintf("%s/mig%d", g.name, gi)
+		if slices.ContainsFunc(found, func(h handle) bool { return h.name == name }) {
+			name = fmt.Sprintf("%s.%d", name, i)
+		}
+		found = append(found, handle{name: name, index: g.index, dev: dev, parent: g.dev, gi: gi})
 	}
 	return found
 }

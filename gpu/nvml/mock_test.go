@@ -566,20 +566,20 @@ func TestMIG(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v, _ := value(all, "gpu0/mig2", gpu.GPUMemoryUsage, ""); v != 7<<30 {
+	if v, _ := value(all, "gpu0/mig9", gpu.GPUMemoryUsage, ""); v != 7<<30 {
 		t.Errorf("memory of the instance = %v", v)
 	}
-	if v, ok := value(all, "gpu0/mig2", gpu.GPUSMActive, ""); !ok || v != 0.02 || gis != 9 {
+	if v, ok := value(all, "gpu0/mig9", gpu.GPUSMActive, ""); !ok || v != 0.02 || gis != 9 {
 		t.Errorf("GPM of the instance = %v, %t, asked of GPU instance %d", v, ok, gis)
 	}
-	if _, ok := value(all, "gpu0/mig2", gpu.GPUPower, ""); ok {
+	if _, ok := value(all, "gpu0/mig9", gpu.GPUPower, ""); ok {
 		t.Error("an instance has a power of its own")
 	}
 	if _, ok := value(all, "gpu0", gpu.GPUPower, ""); !ok {
 		t.Error("the GPU has no power")
 	}
 	d := r.sources[0].(gpu.Describer).Devices()
-	if len(d) != 9 || d[1].Name != "gpu0/mig2" || d[1].UUID != "MIG-1" {
+	if len(d) != 9 || d[1].Name != "gpu0/mig9" || d[1].UUID != "MIG-1" {
 		t.Errorf("Devices() = %+v", d)
 	}
 }
