@@ -79,6 +79,7 @@ func play(c *urfave.Context) error {
 	if err != nil {
 		return err
 	}
+	defer watched.drop()
 	words, err := findWords(ctx, c, srv, file)
 	if err != nil {
 		return err

@@ -18,12 +18,12 @@ import (
 
 // telemetryFlags are those of what is watched beside the requests.
 func telemetryFlags() []urfave.Flag {
-	return []urfave.Flag{
+	return append([]urfave.Flag{
 		&urfave.StringFlag{Name: "telemetry", Value: "on", Usage: "watch the engine, and GPUs where that is asked for: `on|off`"},
 		&urfave.StringSliceFlag{Name: "metrics-url", Usage: "`URL` of a page of the engine's metrics, several for several engines", DefaultText: "/metrics of the server"},
 		&urfave.Float64Flag{Name: "metrics-rate", Value: float64(time.Second) / float64(gpu.EnginePeriod), Usage: "scrape it `N` times a second; 0: never"},
 		&urfave.StringFlag{Name: "metrics-addr", Usage: "serve the run's own metrics, for Prometheus, at `ADDR`, for example 127.0.0.1:9464"},
-	}
+	}, gpuFlags()...)
 }
 
 // maxRate bounds rates of sampling: beyond it a page is asked for before the one
@@ -61,9 +61,19 @@ func watching(c *urfave.Context, s *server) (w *watch, err error) {
 		return nil, cli.Usagef("", "--metrics-rate is %v, want 0 to %d times a second", rate, maxRate)
 	}
 	if rate > 0 {
-		w.engines, err = engines(c.StringSlice("metrics-url"), s, time.Duration(float64(time.Second)/rate))
+		if w.engines, err = engines(c.StringSlice("metrics-url"), s, time.Duration(float64(time.Second)/rate)); err != nil {
+			return nil, err
+		}
 	}
+	w.sources, err = gpuSources(c, s)
 	return w, err
+}
+
+// drop closes sources that were not started.
+func (w *watch) drop() {
+	for _, s := range w.sources {
+		s.Close()
+	}
 }
 
 // engines are the pages to scrape: those that were named, or the server's own
@@ -110,7 +120,9 @@ func engines(urls []string, s *server, period time.Duration) ([]gpu.EngineOption
 func (w *watch) start(dir *replay.Dir, p *replay.Progress, stderr io.Writer) (t *replay.Telemetry, stop func(), err error) {
 	stop = func() {}
 	if !w.off {
-		if t, err = dir.StartTelemetry(p, w.engines, w.sources...); err != nil {
+		sources := w.sources
+		w.sources = nil
+		if t, err = dir.StartTelemetry(p, w.engines, sources...); err != nil {
 			return nil, stop, err
 		}
 	}
