@@ -22,6 +22,9 @@ import (
 // SMIPeriod is how often nvidia-smi is told to print.
 const SMIPeriod = time.Second
 
+// firstLine is how long a reading waits for a program that it has just started.
+const firstLine = 2 * time.Second
+
 // maxSMILine bounds a line, and maxSMIPending what is read ahead of a reading.
 const (
 	maxSMILine    = 16 << 10
@@ -186,8 +189,11 @@ func (s *SMI) start(ctx context.Context, now func() time.Duration) error {
 		return err
 	}
 	s.child, s.parser, s.heard = c, smiParser{}, now()
+	patience := time.NewTimer(firstLine)
+	defer patience.Stop()
 	select {
 	case <-c.first:
+	case <-patience.C:
 	case <-ctx.Done():
 	}
 	return nil
@@ -364,7 +370,7 @@ func smiNumber(cell string) (float64, bool) {
 type smiChild struct {
 	cancel context.CancelFunc
 	gone   chan struct{} // closed when the program has ended and all is read
-	first  chan struct{} // closed with the second line, one that is no CSV, or the end
+	first  chan struct{} // closed with the second line or the end
 
 	mu    sync.Mutex
 	lines []smiLine
@@ -406,7 +412,7 @@ func startSMI(o SMIOptions, query []string, now func() time.Duration) (*smiChild
 			if len(c.lines) < maxSMIPending {
 				c.lines = append(c.lines, smiLine{lines.Text(), at})
 			}
-			if c.count++; c.count == 2 || !strings.Contains(lines.Text(), ",") {
+			if c.count++; c.count == 2 {
 				begun()
 			}
 			if c.last = append(c.last, lines.Text()); len(c.last) > 4 {
@@ -439,9 +445,8 @@ func (c *smiChild) take() (lines []smiLine, ended bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	lines, c.lines = c.lines, nil
-	if ended && c.err != nil {
-		lines = slices.DeleteFunc(lines, func(l smiLine) bool { return !strings.Contains(l.text, ",") })
-	}
+	// What is no CSV is an error message, which fault reads when it ends.
+	lines = slices.DeleteFunc(lines, func(l smiLine) bool { return !strings.Contains(l.text, ",") })
 	return lines, ended
 }
 

@@ -256,12 +256,12 @@ func TestSMIFaults(t *testing.T) {
 		"echo 'Unable to determine the device handle for GPU0000:3B:00.0: GPU is lost.  Reboot the system'; exit 15": FaultGPULost,
 		"echo 'No devices were found'; exit 6": FaultNoDriver,
 		"exit 3":                               FaultFailed,
-		"echo hello; sleep 60":                 FaultNotMetrics,
+		"echo hello; exec sleep 60":            FaultTimeout,
 	} {
 		s := NewSMI(SMIOptions{Command: smiProgram(t, script)})
 		var err error
 		for start := time.Now(); err == nil && time.Since(start) < 20*time.Second; time.Sleep(5 * ms) {
-			_, err = testSample(t, s, time.Since(start))
+			_, err = testSample(t, s, 100*time.Since(start)) // a minute is 0.6 s
 		}
 		if f := AsFault(err); f == nil || f.Name != want {
 			t.Errorf("%q: %v, want %s", script, err, want)
