@@ -120,3 +120,19 @@ func play(t testing.TB, src frame.Source, o Options) (*seen, Stats) {
 	}
 	return rec, s
 }
+
+// seenNothing is a recorder that keeps nothing.
+type seenNothing struct{}
+
+type nothing struct{}
+
+func (*seenNothing) Begin(int64, capture.Conn) wirehttp.Exchange  { return nothing{} }
+func (*seenNothing) Drop(string)                                  {}
+func (nothing) RequestHead(int64, string, string, capture.Header) {}
+func (nothing) RequestBody(int64, []byte)                         {}
+func (nothing) RequestEnd(int64)                                  {}
+func (nothing) ResponseHead(int64, int, capture.Header)           {}
+func (nothing) ResponseBody(int64, []byte)                        {}
+func (nothing) ResponseEnd(int64)                                 {}
+func (nothing) End(int64, capture.Ending)                         {}
+func (nothing) Gap(int64, bool, int64)                            {}
