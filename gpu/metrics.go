@@ -188,6 +188,8 @@ var ThrottleReasonTable = []ThrottleReason{
 	{0x040, "hw_thermal_slowdown", true},
 	{0x080, "hw_power_brake_slowdown", true},
 	{0x100, "display_clock_setting", false},
+	{0x200, "board_limit", true},
+	{0x400, "reliability", false},
 }
 
 // ThrottleReasons names the bits of mask. slow says whether one of them is
