@@ -126,7 +126,7 @@ func fitProfile(s *score.Sample, bin []int32, k int, width float64, stride int) 
 // blockLength is how long stretches are kept together in random order: long
 // against the window, short against the profile.
 func blockLength(horizon, width float64) float64 {
-	return max(2*width, min(300, horizon/6))
+	return max(2*width, min(rowsBlock, horizon/6))
 }
 
 // fitSplit measures how arrivals cluster inside windows, by how unevenly the

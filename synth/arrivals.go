@@ -61,6 +61,9 @@ func (a *Arrivals) check(c *Client) error {
 			return errors.New("kind profile needs a profile")
 		}
 		errs = append(errs, a.Profile.check(c.Lengths))
+		if a.Profile.Beyond == OrderRows && c.Rows == nil {
+			errs = append(errs, errors.New("profile: beyond is rows, and there are none"))
+		}
 	case ArrivalsRows:
 		if c.Rows == nil {
 			return errors.New("kind rows needs rows")

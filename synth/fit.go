@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"reprise/synth/score"
@@ -387,7 +388,7 @@ func (f *fitter) choose(ctx context.Context) error {
 	}
 	ref := f.scored(f.s)
 	f.report.Floor = f.floor()
-	var best *Model
+	var best, rows *Model
 	for _, kind := range []string{ArrivalsExponential, ArrivalsGamma, ArrivalsWeibull, ArrivalsQuantiles, ArrivalsMMPP, ArrivalsProfile, ArrivalsRows} {
 		if f.o.Kind != "" && f.o.Kind != kind || kind == ArrivalsRows && f.groups != nil {
 			continue
@@ -399,21 +400,13 @@ func (f *fitter) choose(ctx context.Context) error {
 		if m == nil {
 			continue
 		}
-		if kind == ArrivalsRows {
-			err = f.blocks(ctx, m, &c)
-		} else {
-			c.Next, err = f.heldOut(ctx, kind, m)
-		}
-		if err != nil {
+		if c.Next, err = f.heldOut(ctx, kind, m); err != nil {
 			return err
 		}
 		f.report.Candidates = append(f.report.Candidates, c)
-		if kind == ArrivalsRows {
-			if !f.o.AllowResampling {
-				continue
-			}
-			if f.o.Kind == kind || best == nil || nearer(c.Next, f.chosen().Next) {
-				best, f.report.Chosen = m, c.Name
+		if kind == ArrivalsRows && f.o.Kind != kind {
+			if f.o.AllowResampling {
+				rows = m
 			}
 			continue
 		}
@@ -430,14 +423,38 @@ func (f *fitter) choose(ctx context.Context) error {
 	if err := f.beyond(ctx, l); err != nil {
 		return err
 	}
+	if rows != nil {
+		f.continueWith(rows)
+	}
 	if f.o.Kind == "" && !f.model.HoldsSourceRows {
 		return f.superpose(ctx, ref)
 	}
 	return nil
 }
 
-// nearer compares held-out scores.
-func nearer(a, b *Scores) bool { return a != nil && (b == nil || a.Total < b.Total) }
+// continueWith goes on after the end of a profile with blocks of rows, unless
+// another way is clearly nearer to traffic that was held out.
+func (f *fitter) continueWith(rows *Model) {
+	c := &f.model.Clients[0]
+	if c.Arrivals.Kind != ArrivalsProfile {
+		return
+	}
+	best, of := math.Inf(1), math.Inf(1)
+	for _, k := range f.report.Candidates {
+		switch {
+		case k.Next == nil:
+		case k.Name == ArrivalsRows:
+			of = float64(k.Next.Total)
+		case strings.HasPrefix(k.Name, ArrivalsProfile):
+			best = min(best, float64(k.Next.Total))
+		}
+	}
+	if of > 1.1*best {
+		return
+	}
+	c.Rows, c.Arrivals.Profile.Beyond = rows.Clients[0].Rows, OrderRows
+	f.model.HoldsSourceRows = true
+}
 
 func (f *fitter) chosen() *Candidate {
 	for i := range f.report.Candidates {
@@ -541,7 +558,7 @@ func (f *fitter) arrivals(l *learned, kind string, step *struct {
 		}
 		m := f.single(l, Arrivals{Kind: kind, Rate: significant(s.Rate(), 6)})
 		m.HoldsSourceRows = true
-		m.Clients[0].Rows = fitRows(s, max(min(120, s.Horizon/8), s.Horizon/1e4), rs)
+		m.Clients[0].Rows = fitRows(s, max(min(rowsBlock, s.Horizon/8), s.Horizon/1e4), rs)
 		return m
 	}
 	a, ok := fitRenewal(kind, score.Gaps(s), s.Rate())
@@ -550,6 +567,10 @@ func (f *fitter) arrivals(l *learned, kind string, step *struct {
 	}
 	return f.single(l, a)
 }
+
+// rowsBlock is the mean length of resampled blocks in seconds: blocks from 90 to
+// 270 s keep the bursts of a service together and still are many an hour.
+const rowsBlock = 180
 
 // scored is the part of a sample that candidates are compared with.
 func (f *fitter) scored(s *score.Sample) *score.Sample {
@@ -754,27 +775,6 @@ func (f *fitter) heldOut(ctx context.Context, kind string, m *Model) (*Scores, e
 	return &s, nil
 }
 
-// blocks chooses how long the blocks of resampled rows are, by held-out score.
-func (f *fitter) blocks(ctx context.Context, m *Model, c *Candidate) error {
-	r := m.Clients[0].Rows
-	best := r.Block
-	for _, block := range []float64{60, 120, 300} {
-		if block > r.Seconds/4 && block > best {
-			continue
-		}
-		r.Block = block
-		s, err := f.heldOut(ctx, ArrivalsRows, m)
-		if err != nil {
-			return err
-		}
-		if s != nil && (c.Next == nil || s.Total < c.Next.Total) {
-			c.Next, best = s, block
-		}
-	}
-	r.Block = best
-	return nil
-}
-
 // nextOptions plays what comes after the end of a model.
 func (f *fitter) nextOptions(m *Model, ref *score.Sample, order string) GenOptions {
 	return GenOptions{Duration: seconds(ref.Horizon), From: seconds(m.Horizon), Order: order}
@@ -810,11 +810,7 @@ func (f *fitter) trained(s *score.Sample, kind string, m *Model) (*Model, error)
 		return nil, nil
 	}
 	if kind != ArrivalsProfile {
-		t := f.arrivals(l, kind, nil)
-		if t != nil && kind == ArrivalsRows {
-			t.Clients[0].Rows.Block = min(m.Clients[0].Rows.Block, s.Horizon/2)
-		}
-		return t, nil
+		return f.arrivals(l, kind, nil), nil
 	}
 	p := m.Clients[0].Arrivals.Profile
 	step := ladder[0]
@@ -860,7 +856,7 @@ func (f *fitter) beyond(ctx context.Context, l *learned) error {
 		return nil
 	}
 	best := math.Inf(1)
-	for _, order := range []string{OrderRecorded, OrderResampled} {
+	for _, order := range []string{OrderResampled, OrderRecorded} {
 		var all []Scores
 		for _, fold := range f.folds() {
 			m, err := f.trained(fold[0], ArrivalsProfile, f.model)
@@ -879,9 +875,8 @@ func (f *fitter) beyond(ctx context.Context, l *learned) error {
 		s := means(all)
 		s.Total = f.total(&s)
 		f.report.Candidates = append(f.report.Candidates, Candidate{Name: ArrivalsProfile + ", then " + order, Next: &s})
-		// As they were is taken unless another order is clearly nearer: what varies
-		// together over the hour stays together.
-		if float64(s.Total) < 0.9*best {
+		// Another such hour is taken unless the same one again is clearly nearer.
+		if float64(s.Total) < 0.85*best {
 			best, a.Profile.Beyond = float64(s.Total), order
 		}
 	}

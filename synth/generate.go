@@ -221,7 +221,7 @@ type voice struct {
 	// The next arrival of the process, and whether there is one.
 	start       float64
 	startWindow *windowLengths
-	startRow    int
+	startRow    int // of the source, -1 none
 	more        bool
 
 	// The next row.
@@ -247,11 +247,20 @@ func newVoice(m *Model, c *Client, copyNumber int, part float64, entries int, li
 	v := &voice{c: c, o: o, limit: limit, key: uint64(c.Slot)<<copyBits | uint64(copyNumber)}
 	v.base = v.key << countBits
 	rate := orOne(o.Rate) * part
-	if c.Arrivals.Kind == ArrivalsRows {
-		v.rows = newRowSource(c.Rows, of(purposeArrivals), rate*c.Weight, limit)
-	} else {
-		from := o.From.Seconds()
-		v.pacer, v.from = newPacer(c, o.Seed, path, rate, orOne(o.Bursts), from, from+limit, o.Order), from
+	v.from = o.From.Seconds()
+	end := v.from + limit
+	rowsFrom := math.Inf(1)
+	switch p := c.Arrivals.Profile; {
+	case c.Arrivals.Kind == ArrivalsRows:
+		rowsFrom = v.from
+	case c.Arrivals.Kind == ArrivalsProfile && p.Beyond == OrderRows && o.Order == "":
+		rowsFrom = max(v.from, p.duration())
+	}
+	if rowsFrom > v.from {
+		v.pacer = newPacer(c, o.Seed, path, rate, orOne(o.Bursts), v.from, min(end, rowsFrom), o.Order)
+	}
+	if rowsFrom < end {
+		v.rows = newRowSource(c.Rows, of(purposeArrivals), rate*c.Weight, rowsFrom, end)
 	}
 	v.lengths = newLengthSampler(c.Lengths, of(purposeLengths), orOne(o.Prompts), orOne(o.Outputs))
 	if c.Sessions != nil {
@@ -271,11 +280,15 @@ func newVoice(m *Model, c *Client, copyNumber int, part float64, entries int, li
 
 // pull takes the next arrival from the process.
 func (v *voice) pull() {
-	if v.rows != nil {
-		v.start, v.startRow, v.more = v.rows.arrival()
-		return
+	v.more, v.startRow = false, -1
+	if v.pacer != nil {
+		if v.start, v.startWindow, v.more = v.pacer.arrival(); !v.more {
+			v.pacer = nil
+		}
 	}
-	v.start, v.startWindow, v.more = v.pacer.arrival()
+	if v.pacer == nil && v.rows != nil {
+		v.start, v.startRow, v.more = v.rows.arrival()
+	}
 	v.start -= v.from
 }
 
@@ -288,7 +301,7 @@ func (v *voice) advance() bool {
 		return false
 	}
 	v.t = v.start
-	if v.rows != nil {
+	if v.startRow >= 0 {
 		v.copyRow(v.startRow)
 	} else {
 		window := v.startWindow

@@ -10,6 +10,7 @@ import (
 const (
 	OrderRecorded  = "recorded"  // as they were: this hour again
 	OrderResampled = "resampled" // blocks of them in random order: another such hour
+	OrderRows      = "rows"      // beyond the end: blocks of the client's Rows
 )
 
 // A Profile is the rate of a client, and what its lengths were like, window by
@@ -92,10 +93,11 @@ func (p *Profile) check(l *Lengths) error {
 			}
 		}
 	}
-	for name, o := range map[string]string{"order": p.Order, "beyond": p.Beyond} {
-		if !knownOrder(o) {
-			bad("%s is %q, want recorded or resampled", name, clip(o))
-		}
+	if !knownOrder(p.Order) {
+		bad("order is %q, want recorded or resampled", clip(p.Order))
+	}
+	if !knownOrder(p.Beyond) && p.Beyond != OrderRows {
+		bad("beyond is %q, want recorded, resampled or rows", clip(p.Beyond))
 	}
 	if !interval(p.Block) {
 		bad("block_s is %v", p.Block)

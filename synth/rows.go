@@ -91,15 +91,16 @@ type rowSource struct {
 	s     *stream
 	at    []float64 // arrival of each row in the source
 	rate  float64   // a factor; time runs so much faster
+	from  float64   // where it starts, of generated time
 	limit float64
 
-	begin, end float64 // of the block, in generated time
+	begin, end float64 // of the block, in source time since from
 	offset     float64 // source time of begin
 	i          int     // next row of the source
 }
 
-func newRowSource(r *Rows, s *stream, rate, limit float64) *rowSource {
-	d := &rowSource{r: r, s: s, rate: rate, limit: limit, at: make([]float64, len(r.Gaps))}
+func newRowSource(r *Rows, s *stream, rate, from, limit float64) *rowSource {
+	d := &rowSource{r: r, s: s, rate: rate, from: from, limit: limit, at: make([]float64, len(r.Gaps))}
 	t := 0.0
 	for i, g := range r.Gaps {
 		t += g
@@ -130,7 +131,7 @@ func (d *rowSource) arrival() (t float64, row int, ok bool) {
 	if d.rate <= 0 {
 		return 0, 0, false
 	}
-	for d.begin/d.rate < d.limit {
+	for d.from+d.begin/d.rate < d.limit {
 		lap := 0.0
 		i := d.i
 		if i >= len(d.at) {
@@ -139,7 +140,8 @@ func (d *rowSource) arrival() (t float64, row int, ok bool) {
 		if i < len(d.at) {
 			if t = d.begin + d.at[i] + lap - d.offset; t < d.end {
 				d.i++
-				return t / d.rate, i, t/d.rate < d.limit
+				t = d.from + t/d.rate
+				return t, i, t < d.limit
 			}
 		}
 		d.block(d.end)
