@@ -242,7 +242,7 @@ func (p *Profile) pieces(l *Lengths, s *stream, rate, bursts, from float64, orde
 	tables := newWindowTables(p, l)
 	skip := int(from / p.Window)
 	at, played := skip%p.Windows-1, skip
-	jump := min(1, p.Window/p.Block)
+	left := 0 // windows of the stretch
 	return func(float64) piece {
 		now := order
 		if played >= p.Windows {
@@ -250,8 +250,11 @@ func (p *Profile) pieces(l *Lengths, s *stream, rate, bursts, from float64, orde
 		}
 		played++
 		at++
-		if now == OrderResampled && (played == skip+1 || s.uniform() < jump) {
-			at = s.below(p.Windows)
+		if now == OrderResampled {
+			if left--; left < 0 {
+				at = s.below(p.Windows)
+				left = s.round(p.Block / p.Window * (0.5 + s.uniform()))
+			}
 		}
 		if at >= p.Windows {
 			at = 0
