@@ -98,6 +98,11 @@ func (c *Conn) segment(d Dir, s *Segment) {
 // that the snap length cut off.
 func (c *Conn) deliver(d Dir, t, ack int64, p []byte, missing int64) {
 	h := &c.halves[d]
+	if h.fin >= 0 && h.next+int64(len(p))+missing > h.fin { // nothing comes after the end
+		room := max(0, h.fin-h.next)
+		p = p[:min(room, int64(len(p)))]
+		missing = min(missing, room-int64(len(p)))
+	}
 	h.clock = max(h.clock, t)
 	if !c.begun {
 		c.begun = true
@@ -248,6 +253,9 @@ func (c *Conn) checkHole(d Dir, now int64) {
 // release declares gaps and delivers what is held, up to the offset to.
 func (c *Conn) release(d Dir, to int64, budget bool) {
 	h := &c.halves[d]
+	if h.fin >= 0 {
+		to = min(to, h.fin)
+	}
 	for h.next < to {
 		edge := to
 		if len(h.held) > 0 {
@@ -304,13 +312,17 @@ func (c *Conn) close(t int64, why Closing, by Dir) {
 			to = max(to, h.held[len(h.held)-1].end())
 		}
 		if h.fin >= 0 {
-			to = max(to, h.fin)
+			to = h.fin
 		} else if to == h.next+1 && len(h.held) == 0 {
 			to = h.next // see checkHole
 		}
 		if to > h.next {
 			c.release(d, to, false)
 		}
+		for i := range h.held { // what lies beyond the end
+			c.a.Budget.Add(-len(h.held[i].p) - heldOverhead)
+		}
+		h.held, h.heldBytes = nil, 0
 		if h.fin >= 0 && !h.finned {
 			h.finned = true
 			if c.h != nil {
