@@ -166,6 +166,7 @@ func playInto(t *testing.T, dir string, args ...string) []*traceformat.Row {
 			t.Errorf("request %d: served %d + %d tokens, want %d + %d", r.ID, r.ServedPromptTokens.V, r.ServedOutputTokens.V, r.PromptTokens.V, r.OutputTokens.V)
 		}
 	}
+	checkTelemetry(t, dir, rows)
 	return rows
 }
 
