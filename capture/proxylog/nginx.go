@@ -29,7 +29,8 @@ var nginxDialect = &Dialect{
 		}
 		// The names alone could be anybody's; the variables that only nginx has
 		// decide.
-		own := s.anyKey("request_completion", "msec", "upstream_header_time", "upstream_response_time", "upstream_connect_time", "body_bytes_sent", "time_iso8601")
+		own := s.anyKey("request_completion", "msec", "upstream_header_time", "upstream_response_time", "upstream_connect_time", "body_bytes_sent", "time_iso8601",
+			"time_local", "upstream_addr", "upstream_status", "uht", "urt")
 		switch {
 		case got[fieldEnd] && got[fieldDuration] && own:
 			return 90
@@ -87,7 +88,7 @@ var nginxNames = map[string]string{
 	"path": "request_uri", "url": "request_uri", "request_path": "request_uri", "uri_path": "request_uri",
 	"request_line": "request", "status_code": "status", "code": "status", "response_code": "status", "response_status": "status",
 	"http_status": "status",
-	"completion":  "request_completion", "completed": "request_completion", "upstream": "upstream_addr",
+	"completion":  "request_completion", "completed": "request_completion", "complete": "request_completion", "done": "request_completion", "upstream": "upstream_addr",
 	"client": "remote_addr", "client_ip": "remote_addr", "remote_ip": "remote_addr", "ip": "remote_addr", "clientip": "remote_addr",
 	"remote_address": "remote_addr", "x_forwarded_for": "http_x_forwarded_for", "xff": "http_x_forwarded_for",
 	"forwarded_for": "http_x_forwarded_for", "user": "remote_user", "session_id": "http_x_session_id", "session": "http_x_session_id",

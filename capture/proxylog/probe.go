@@ -68,7 +68,7 @@ func (p *probed) add(r *record) {
 func (p *probed) capability(a *assembler) Capability {
 	c := Capability{
 		TTFT: "no", Duration: p.has[fieldDuration] || p.has[fieldStart] && p.has[fieldEnd],
-		Tokens: p.has[fieldPrompt] || p.has[fieldOutput], Cached: p.has[fieldCached],
+		Tokens: p.has[fieldPrompt] || p.has[fieldOutput] || p.has[fieldPerToken] && p.has[fieldDecode], Cached: p.has[fieldCached],
 		Model:  p.has[fieldModel] || p.has[fieldModelAsked],
 		Client: p.has[fieldClient], Session: p.has[fieldSession], Prefix: p.has[fieldPrefix],
 		Aborts: p.has[fieldTermination] || p.has[fieldFlags],

@@ -102,11 +102,10 @@ func (r *record) has(f field) bool { return r.set>>f&1 != 0 }
 // values, with the one exception of $request_completion: there, nothing says
 // that the answer was cut.
 func (r *record) put(b *binding, raw []byte, quoted bool) {
-	if len(raw) == 0 || len(raw) == 1 && raw[0] == '-' || !quoted && string(raw) == "null" {
-		if b.field != fieldComplete || !quoted {
-			return
-		}
+	if len(raw) == 0 && b.field == fieldComplete {
 		raw = nil
+	} else if len(raw) == 0 || len(raw) == 1 && raw[0] == '-' || !quoted && string(raw) == "null" {
+		return
 	}
 	f := b.field
 	if r.has(f) && r.vals[f].bind.rank <= b.rank {
