@@ -271,8 +271,8 @@ func differenceOf(a, b float64) measured {
 }
 
 // atomError is the greatest relative error of the mass of the reference's four
-// largest atoms and of its cap. Atoms that fewer than 50 rows of the reference
-// have are left out: their mass is noise.
+// largest atoms and of its cap. Atoms that fewer than 200 rows of the reference
+// have are left out: chance alone moves their mass by a tenth and more.
 func atomError(ref, other []int32) measured {
 	atoms := Atoms(ref, 4)
 	if c, ok := Cap(ref); ok && !slices.ContainsFunc(atoms, func(a Atom) bool { return a.Value == c.Value }) {
@@ -281,7 +281,7 @@ func atomError(ref, other []int32) measured {
 	known := float64(len(Known(ref)))
 	worst := measured{value: math.NaN()}
 	for _, a := range atoms {
-		if a.Mass*known < 50 {
+		if a.Mass*known < 200 {
 			continue
 		}
 		b := Mass(other, a.Value)

@@ -1,0 +1,183 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"reprise/internal/cli"
+	"reprise/internal/traceout"
+	"reprise/internal/units"
+	"reprise/synth"
+	"reprise/synth/score"
+)
+
+func fitCommand() *ucli.Command {
+	return &ucli.Command{
+		Name:      "fit",
+		Usage:     "learn a model of a trace",
+		UsageText: "synth fit TRACE... -o MODEL [flags]",
+		Description: `Fit reads a trace, tries several generators on it and keeps the one that comes nearest on
+traffic that it has not seen. It prints the scores of all of them beside the noise floor of
+the trace, which is what two halves of it differ by, and says so where none of them fits.
+
+The model holds quantiles, rates and probabilities and no rows of the trace. Models that do
+hold rows play its bursts more faithfully; --allow-resampling admits them, and they are
+marked. Several traces are learnt as one.
+
+Examples:
+  synth fit trace.parquet -o model.json
+  synth fit sessions/*.json -o agents.json --name agents --licence Apache-2.0
+  synth fit trace.parquet -o exact.json --allow-resampling
+
+Exit status is 0 if done, 1 if it failed, 2 for a usage error, 130 if interrupted.`,
+		Flags: append([]ucli.Flag{
+			&ucli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write the model to `FILE`, or - for standard output"},
+			&ucli.BoolFlag{Name: "force", Usage: "replace FILE if it exists"},
+			&ucli.StringFlag{Name: "name", Usage: "`NAME` of the model", DefaultText: "that of the trace"},
+			&ucli.StringFlag{Name: "source", Usage: "`ADDRESS` of the trace, kept in the model"},
+			&ucli.StringFlag{Name: "licence", Usage: "`LICENCE` of the trace, kept in the model"},
+			&ucli.StringFlag{Name: "cite", Usage: "`TEXT` to cite the trace by, kept in the model"},
+			&ucli.BoolFlag{Name: "allow-resampling", Usage: "admit models that hold rows of the trace"},
+			&ucli.StringFlag{Name: "arrivals", Usage: "take this `KIND` of arrivals instead of choosing: exponential, gamma, weibull, quantiles, mmpp, profile, rows"},
+			&ucli.Float64Flag{Name: "rate", Usage: "`N` requests (or sessions) a second, where the trace does not say"},
+			&ucli.Uint64Flag{Name: "seed", Value: 1, Usage: "`N` that the fit's own draws come from"},
+			jsonFlag,
+		}, readFlags()...),
+		Action: action(fit),
+	}
+}
+
+func fit(ctx context.Context, c *ucli.Context) error {
+	if c.NArg() == 0 {
+		return cli.Usagef("synth fit trace.parquet -o model.json", "fit: which trace?")
+	}
+	out, err := traceout.Target(c)
+	if err != nil {
+		return err
+	}
+	names := c.Args().Slice()
+	s, h, err := load(ctx, c, names)
+	if err != nil {
+		return err
+	}
+	name := c.String("name")
+	if name == "" {
+		base := filepath.Base(names[0])
+		name, _, _ = strings.Cut(base, ".")
+	}
+	trace := filepath.Base(names[0])
+	if trace == "-" {
+		trace = "standard input"
+	}
+	m, report, err := synth.Fit(ctx, s, synth.FitOptions{
+		Name: name, AllowResampling: c.Bool("allow-resampling"), Rate: c.Float64("rate"), Kind: c.String("arrivals"), Seed: c.Uint64("seed"),
+		Source: synth.Source{Trace: trace, Address: c.String("source"), Licence: c.String("licence"), Cite: c.String("cite"),
+			Dialect: h.Origin.Dialect, Program: "synth fit " + cli.Version()},
+	})
+	if err != nil {
+		return &cli.Error{Code: cli.Failed, Err: fmt.Errorf("%s: %w", names[0], err), Hint: "trace info " + names[0] + " says what the trace has"}
+	}
+	if err := writeModel(c, out, m); err != nil {
+		return err
+	}
+	// The model takes standard output where it was sent there.
+	w := c.App.Writer
+	if out == "-" {
+		w = c.App.ErrWriter
+	}
+	if c.Bool("json") {
+		return cli.WriteJSON(w, report)
+	}
+	return writeFit(w, m, report)
+}
+
+// writeModel writes a model where traceout.Target said.
+func writeModel(c *ucli.Context, out string, m *synth.Model) error {
+	if out == "-" {
+		return m.Write(c.App.Writer)
+	}
+	f, err := traceout.CreateFile(out, c.Bool("force"))
+	if err != nil {
+		return err
+	}
+	defer f.Abort()
+	if err := m.Write(f); err != nil {
+		return err
+	}
+	if err := f.Publish(); err != nil {
+		return err
+	}
+	info, err := os.Stat(out)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(c.App.ErrWriter, "wrote %s (%s)\n", out, units.Bytes(info.Size()))
+	return err
+}
+
+// writeFit prints the candidates.
+func writeFit(w io.Writer, m *synth.Model, r *synth.FitReport) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s rows over %s s\n\n", m.Name, units.Count(int64(m.Source.Rows)), units.Digits(m.Source.Seconds))
+	t := cli.Table{Head: []string{"arrivals", "compared with", "score", "gap KS", "IDC |ln|", "token IDC |ln|", "TTFT KS, p99 ratio by load"}}
+	line := func(name, against string, s *synth.Scores) {
+		if s == nil {
+			return
+		}
+		var queues []string
+		for _, q := range s.Queues {
+			queues = append(queues, fmt.Sprintf("%g: %s %sx", q.Load, short(q.KS), short(q.P99)))
+		}
+		t.Row(name, against, short(s.Total), short(s.GapKS), short(s.IDC), short(s.TokenIDC), strings.Join(queues, "  "))
+	}
+	line("floor", "half with half", &r.Floor)
+	for _, k := range r.Candidates {
+		name := k.Name
+		if k.Name == r.Chosen {
+			name += " (chosen)"
+		}
+		if k.HoldsRows {
+			name += ", holds rows"
+		}
+		line(name, "the same hour", k.Again)
+		line(name, "the next", k.Next)
+	}
+	if err := t.Write(&b, ""); err != nil {
+		return err
+	}
+	fmt.Fprintf(&b, "\nchosen     %s\n", r.Chosen)
+	if r.Verdict != "" {
+		fmt.Fprintf(&b, "verdict    %s\n", r.Verdict)
+	}
+	for _, s := range m.DoesNotKeep {
+		fmt.Fprintf(&b, "not kept   %s\n", s)
+	}
+	if mem := m.Memory; mem != nil {
+		fmt.Fprintf(&b, "memorises  %d of %d runs of three rows stand in the source; %d do between its halves\n", mem.Runs, mem.Of, mem.Chance)
+	}
+	for _, s := range r.Warnings {
+		fmt.Fprintf(&b, "warning    %s\n", s)
+	}
+	b.WriteString("\nScores are relative to the floor: about 1 is as different as two halves of the trace are.\n")
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func short(n score.Number) string {
+	switch v := float64(n); {
+	case !n.OK():
+		return "-"
+	case v != 0 && v < 0.1:
+		return fmt.Sprintf("%.3f", v)
+	case v >= 100:
+		return fmt.Sprintf("%.0f", v)
+	default:
+		return fmt.Sprintf("%.2f", v)
+	}
+}

@@ -1,0 +1,125 @@
+// Synth learns what a trace of LLM traffic is like, and writes new ones.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"reprise/internal/cli"
+	"reprise/synth/score"
+	"reprise/traceformat"
+	_ "reprise/traceformat/convert" // registers the public formats
+)
+
+func main() { os.Exit(cli.Main(app(), os.Args, os.Stdout, os.Stderr)) }
+
+func app() *ucli.App {
+	return &ucli.App{
+		Name:      "synth",
+		UsageText: "synth COMMAND ... [flags]",
+		Description: `Synth learns what a trace of LLM traffic is like, and writes new ones. A model is a small
+JSON file without the rows of its source, unless it says so; it can be read, edited and
+shared. What it writes is a trace like any other: replay plays it, trace inspects it.
+
+Examples:
+  synth fit trace.parquet -o model.json
+  synth generate model.json -o new.parquet --duration 1h --seed 1
+  synth score model.json held-out.parquet
+  synth generate --rate 20 --prompt-tokens lognormal:512,0.8 --output-tokens fixed:128 --duration 5m -o - | replay -
+
+Exit status is 0 if done, 1 if it failed or a score misses a limit, 2 for a usage error,
+130 if interrupted.`,
+		Commands: []*ucli.Command{fitCommand(), generateCommand(), scoreCommand(), modelsCommand()},
+	}
+}
+
+// action runs f under a context that the first Ctrl-C ends.
+func action(f func(context.Context, *ucli.Context) error) ucli.ActionFunc {
+	return func(c *ucli.Context) error {
+		ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		context.AfterFunc(ctx, stop)
+		return f(ctx, c)
+	}
+}
+
+var jsonFlag = &ucli.BoolFlag{Name: "json", Usage: "print JSON"}
+
+// readFlags say how to read a trace.
+func readFlags() []ucli.Flag {
+	return []ucli.Flag{
+		&ucli.StringFlag{Name: "format", Aliases: []string{"from"}, Usage: "the trace is in format `NAME` (told by content)"},
+		&ucli.StringFlag{Name: "lengths", Usage: "prompt lengths of later turns are `RULE`: cumulative or incremental"},
+		&ucli.StringSliceFlag{Name: "param", Usage: "tell the format `KEY=VALUE`, such as block_size=512"},
+	}
+}
+
+func readOptions(c *ucli.Context) ([]traceformat.ReadOption, error) {
+	var opts []traceformat.ReadOption
+	if f := c.String("format"); f != "" {
+		opts = append(opts, traceformat.WithFormat(f))
+	}
+	switch l := c.String("lengths"); traceformat.LengthRule(l) {
+	case traceformat.LengthsUnknown:
+	case traceformat.LengthsCumulative, traceformat.LengthsIncremental:
+		opts = append(opts, traceformat.Param("lengths", l))
+	default:
+		return nil, cli.Usagef("", "--lengths %q: want cumulative or incremental", l)
+	}
+	for _, p := range c.StringSlice("param") {
+		key, value, ok := strings.Cut(p, "=")
+		if !ok || key == "" {
+			return nil, cli.Usagef("", "--param %q: want KEY=VALUE", p)
+		}
+		opts = append(opts, traceformat.Param(key, value))
+	}
+	return opts, nil
+}
+
+// load reads a trace into memory, several as one.
+func load(ctx context.Context, c *ucli.Context, names []string) (*score.Sample, *traceformat.Header, error) {
+	opts, err := readOptions(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	var sources []traceformat.Source
+	close := func() {
+		for _, s := range sources {
+			s.Reader.Close()
+		}
+	}
+	for _, name := range names {
+		r, err := traceformat.Open(name, opts...)
+		if errors.Is(err, fs.ErrNotExist) {
+			close()
+			return nil, nil, &cli.Error{Code: cli.Failed, Err: fmt.Errorf("%s: no such file", name), Hint: "trace fetch lists public traces, synth models what ships"}
+		}
+		if err != nil {
+			close()
+			return nil, nil, err
+		}
+		sources = append(sources, traceformat.Source{Name: name, Reader: r})
+	}
+	r := sources[0].Reader
+	if len(sources) > 1 {
+		if r, err = traceformat.Merge(sources...); err != nil {
+			close()
+			return nil, nil, err
+		}
+	}
+	defer r.Close()
+	s, err := score.Load(ctx, r)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", strings.Join(names, ", "), err)
+	}
+	s.Name = names[0]
+	return s, r.Header(), nil
+}
