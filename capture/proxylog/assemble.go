@@ -214,7 +214,7 @@ func (a *assembler) ending(r *record, l *capture.Logged, total traceformat.Opt[t
 	if r.has(fieldError) && row.Result != traceformat.ResultOK {
 		if class := errorClass(r.bytes(fieldError)); class != "" {
 			row.Error = class
-			if row.Result == "" || row.Result == traceformat.ResultServerError {
+			if !row.Status.OK && (row.Result == "" || row.Result == traceformat.ResultServerError) {
 				row.Result = errorResult(class)
 			}
 		}

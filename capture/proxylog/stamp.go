@@ -251,9 +251,10 @@ type calendar struct {
 	loc  *time.Location // nil: not given
 	year int            // 0: not given
 
-	last  int64 // the stamp before
-	Folds int64 // stamps of an hour that comes twice, when clocks are put back
-	Gaps  int64 // stamps of an hour that there is not, when they are put forward
+	last   int64 // the stamp before
+	second bool  // it lay in the second of two hours of one name
+	Folds  int64 // stamps of an hour that comes twice, when clocks are put back
+	Gaps   int64 // stamps of an hour that there is not, when they are put forward
 }
 
 // at resolves a civil time.
@@ -289,13 +290,16 @@ func (k *calendar) at(c civil) (int64, bool) {
 		// The first of the two hours, until that would be a step back: logs are
 		// about in order.
 		t = min(a, b)
-		if k.last != 0 && t < k.last-30*60e9 {
+		k.second = k.second || k.last != 0 && t < k.last-30*60e9
+		if k.second {
 			t = max(a, b)
 		}
+		k.last = t
+		return t, true
 	default:
 		k.Gaps++
 	}
-	k.last = t
+	k.last, k.second = t, false
 	return t, true
 }
 
