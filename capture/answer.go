@@ -46,6 +46,7 @@ type answerState struct {
 	one    choice
 	others []choice
 	reply  reply
+	same   repeat
 	known  bool // something of a dialect was seen
 	done   bool // [DONE] was seen
 
@@ -212,6 +213,7 @@ func (a *answerState) release() {
 	clear(a.text)
 	a.buf, a.text, a.id = nil, nil, ""
 	a.sse = llmapi.SSE{}
+	a.same = repeat{}
 }
 
 // event reads one event of a stream.
@@ -226,11 +228,14 @@ func (a *answerState) event(x *Exchange, data []byte) {
 		endpoint = dialectOf(endpoint, data)
 		x.ask.endpoint = endpoint
 	}
-	if err := r.read(endpoint, data); err != nil {
-		if !a.gapped && a.fault == "" {
-			a.fault = "bad_event"
+	if !a.same.match(data, r) {
+		if err := r.read(endpoint, data); err != nil {
+			if !a.gapped && a.fault == "" {
+				a.fault = "bad_event"
+			}
+			return
 		}
-		return
+		a.same.learn(data, r)
 	}
 	a.known = a.known || r.known
 	if r.Error {

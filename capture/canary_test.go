@@ -87,7 +87,7 @@ func TestCanaries(t *testing.T) {
 		{"/generate", `{"text":"` + text() + `","rid":` + q() + `,"sampling_params":{"stop":` + q() + `}}`},
 		{"/v1/embeddings", `{"model":"e","input":[` + q() + `],"user":` + q() + `}`},
 		{"/v1/completions", `{"model":"m","prompt":` + q()}, // no JSON
-		{"", `{"model":"m","prompt":` + q() + `}`},          // joined late
+		{"", `{"model":"m","prompt":` + q() + `}`}, // joined late
 		{"/v1/" + c.next(), `{}`},
 		{"/health?token=" + c.next(), ``},
 	}
@@ -107,7 +107,9 @@ func TestCanaries(t *testing.T) {
 		{200, "application/json", func() string {
 			return `{"id":` + q() + `,"object":"response","model":` + q() + `,"choices":[{"message":{"content":` + q() + `},"finish_reason":"stop"}],"usage":{"prompt_tokens":100,"completion_tokens":5}}`
 		}},
-		{200, "application/json", func() string { return `{"text":` + q() + `,"meta_info":{"id":` + q() + `,"finish_reason":{"type":` + q() + `,"message":` + q() + `}}}` }},
+		{200, "application/json", func() string {
+			return `{"text":` + q() + `,"meta_info":{"id":` + q() + `,"finish_reason":{"type":` + q() + `,"message":` + q() + `}}}`
+		}},
 		{400, "application/json", func() string {
 			return `{"error":{"message":` + q() + `,"type":` + q() + `,"param":` + q() + `,"code":` + q() + `}}`
 		}},
