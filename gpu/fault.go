@@ -2,6 +2,7 @@ package gpu
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -74,6 +75,15 @@ func AsFault(err error) *Fault {
 	case errors.Is(err, os.ErrPermission):
 		return &Fault{Name: FaultNoPermission}
 	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return Faultf(FaultUnauthorized, "the other side's certificate is of an unknown authority, expired, or for another name")
+	}
+	if oe, ok := errors.AsType[*net.OpError](err); ok && oe.Op == "remote error" {
+		return &Fault{FaultUnauthorized, oe.Err} // an alert of TLS: "certificate required"
+	}
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		return Faultf(FaultUnreachable, "the other side does not speak TLS")
+	}
 	if no, ok := errors.AsType[syscall.Errno](err); ok {
 		return &Fault{FaultUnreachable, no}
 	}
@@ -83,8 +93,8 @@ func AsFault(err error) *Fault {
 	if _, ok := errors.AsType[*net.OpError](err); ok || errors.Is(err, io.EOF) {
 		return &Fault{Name: FaultUnreachable}
 	}
-	if ue, ok := errors.AsType[*url.Error](err); ok {
-		return &Fault{FaultUnreachable, ue.Err}
+	if _, ok := errors.AsType[*url.Error](err); ok {
+		return Faultf(FaultUnreachable, "the exchange broke off") // its text may hold an address
 	}
 	return &Fault{FaultFailed, err}
 }

@@ -17,11 +17,13 @@ func app() *cli.App {
 Replay sends the requests of TRACE at the times they were recorded, with the token
 lengths they had, and writes a run directory: trace.parquet (the same requests with
 what happened to each), run.json, latency.hlog. TRACE is any format that "trace info"
-reads, also .gz, .zst, a run directory, or - for standard input. Without --backend it
-plays against the embedded simulated engine. The summary goes to standard output.
+reads, also .gz, .zst, a run directory, - for standard input, or model:NAME (synth models
+lists them). Without --backend it plays against the embedded simulated engine. The summary
+goes to standard output.
 
 Examples:
   replay trace.parquet
+  replay model:azure-conv --duration 5m
   replay azure.csv --duration 2m --speedup 4 --backend sim=llama-3-8b@a100
   replay trace.parquet --backend vllm --url http://127.0.0.1:8000 -o run/
   replay trace.parquet --backend sglang=http://127.0.0.1:30000 --too-long skip --slo 'ttft<500ms'
@@ -82,8 +84,8 @@ results are kept).`,
 			&cli.DurationFlag{Name: "spin", Usage: "poll the clock for the last `TIME` before each send; sleeping is usually better: see docs/measurements.md"},
 			&cli.DurationFlag{Name: "grace", Value: d.Grace, Usage: "`TIME` for requests in flight after an interrupt"},
 			&cli.StringFlag{Name: "client", Value: "auto", Usage: "wire client: `auto|raw|std`"},
-		}, telemetryFlags()...),
+		}, append(telemetryFlags(), syntheticFlag)...),
 		Action:   play,
-		Commands: []*cli.Command{selftestCommand()},
+		Commands: []*cli.Command{selftestCommand(), agentCommand()},
 	}
 }
