@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"net"
 	"net/http"
@@ -190,17 +189,4 @@ func (x *Exporter) others() []*dto.MetricFamily {
 		return nil
 	}
 	return gpu.Families(x.latest.All())
-}
-
-// Loopback reports whether addr listens on this machine alone.
-func Loopback(addr string) (bool, error) {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return false, fmt.Errorf("%q is not host:port", addr)
-	}
-	if host == "localhost" {
-		return true, nil
-	}
-	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback(), nil
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"net"
 	"net/url"
 	"os"
 	"strings"
@@ -25,7 +24,7 @@ func gpuFlags() []urfave.Flag {
 		&urfave.StringSliceFlag{Name: "gpu", Usage: "watch GPUs through `SOURCE`: nvml (of this host), agent=URL (a \"replay agent\"), dcgm=URL (a DCGM exporter), smi or smi=FILE (nvidia-smi, or what it wrote), off; several for several hosts",
 			DefaultText: "nvml where the server is on this host"},
 		&urfave.Float64Flag{Name: "gpu-rate", Value: float64(time.Second) / float64(nvml.DefaultPeriod), Usage: "read NVML `N` times a second"},
-		&urfave.StringFlag{Name: "agent-token-env", Value: "REPRISE_AGENT_TOKEN", Usage: "environment `VARIABLE` that holds the agent's bearer token"},
+		&urfave.StringFlag{Name: "agent-token-file", Usage: "`FILE` that holds the agent's bearer token"},
 		&urfave.StringFlag{Name: "agent-ca", Usage: "`FILE` of the authority that signed the agent's certificate"},
 		&urfave.StringFlag{Name: "agent-cert", Usage: "`FILE` of a certificate to show to the agent"},
 		&urfave.StringFlag{Name: "agent-key", Usage: "`FILE` of its key"},
@@ -49,6 +48,13 @@ func gpuSources(c *urfave.Context, s *server) (sources []gpu.Source, err error) 
 		sources, _ = nvml.Open(host) // nobody asked for it
 		return sources, nil
 	}
+	defer func() {
+		if err != nil {
+			for _, s := range sources {
+				s.Close()
+			}
+		}
+	}()
 	n := map[string]int{}
 	name := func(kind string) string {
 		n[kind]++
@@ -82,9 +88,13 @@ func gpuSources(c *urfave.Context, s *server) (sources []gpu.Source, err error) 
 			if err != nil {
 				return nil, err
 			}
-			r, err := agent.NewRemote(agent.RemoteOptions{Name: name(kind), URL: value, Token: os.Getenv(c.String("agent-token-env")), TLS: conf})
+			token, err := readToken(c.String("agent-token-file"))
 			if err != nil {
-				return nil, cli.Usagef("--gpu agent=http://host:9465", "--gpu: %w", err)
+				return nil, err
+			}
+			r, err := agent.NewRemote(agent.RemoteOptions{Name: name(kind), URL: value, Token: token, TLS: conf})
+			if err != nil {
+				return nil, cli.Usagef("--gpu agent=http://host:9402", "--gpu: %w", err)
 			}
 			sources = append(sources, r)
 		default:
@@ -97,11 +107,7 @@ func gpuSources(c *urfave.Context, s *server) (sources []gpu.Source, err error) 
 // isLocal says whether an address is of this machine.
 func isLocal(address string) bool {
 	u, err := url.Parse(address)
-	if err != nil {
-		return false
-	}
-	ip := net.ParseIP(u.Hostname())
-	return u.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
+	return err == nil && agent.Loopback(u.Hostname())
 }
 
 // agentTLS reads the files that the flags name.

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"time"
@@ -11,6 +12,7 @@ import (
 
 	"reprise/backends"
 	"reprise/gpu"
+	"reprise/gpu/agent"
 	"reprise/internal/cli"
 	"reprise/internal/enginemetrics"
 	"reprise/replay"
@@ -44,9 +46,11 @@ type watch struct {
 func watching(c *urfave.Context, s *server) (w *watch, err error) {
 	w = &watch{addr: c.String("metrics-addr")}
 	if w.addr != "" {
-		if w.local, err = replay.Loopback(w.addr); err != nil {
-			return nil, cli.Usagef("--metrics-addr 127.0.0.1:9464", "--metrics-addr: %w", err)
+		host, _, err := net.SplitHostPort(w.addr)
+		if err != nil {
+			return nil, cli.Usagef("--metrics-addr 127.0.0.1:9464", "--metrics-addr: %q is not host:port", w.addr)
 		}
+		w.local = agent.Loopback(host)
 	}
 	switch v := c.String("telemetry"); v {
 	case "on":
