@@ -37,9 +37,9 @@ const defaultConnect = 10 * time.Second
 
 // play is the action of `replay TRACE`.
 func play(c *urfave.Context) error {
-	if c.NArg() != 1 {
-		return cli.Usagef("replay trace.parquet --backend vllm --url http://127.0.0.1:8000; replay --help lists the flags",
-			"want one trace, got %d arguments", c.NArg())
+	trace, err := traceName(c)
+	if err != nil {
+		return err
 	}
 	o, err := options(c)
 	if err != nil {
@@ -63,7 +63,7 @@ func play(c *urfave.Context) error {
 	if err != nil {
 		return err
 	}
-	source, name, closeSource, err := openSource(ctx, c)
+	source, name, closeSource, err := openSource(ctx, c, trace)
 	if err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func play(c *urfave.Context) error {
 		return explain(name, err)
 	}
 	output := outputName(c, o.Shard)
-	if err := apart(c.Args().First(), output); err != nil {
+	if err := apart(trace, output); err != nil {
 		return err
 	}
 	cache, err := plan.PrepareCache(ctx, srv.backend, srv.info, func(s string) { fmt.Fprintln(c.App.ErrWriter, s) })
@@ -288,8 +288,8 @@ func signals(stderr io.Writer) (ctx context.Context, i *interrupts, done func())
 
 // openSource returns what opens the trace, as often as needed: standard input,
 // which can be read once, is kept in a temporary file.
-func openSource(ctx context.Context, c *urfave.Context) (source replay.Source, name string, done func(), err error) {
-	name = c.Args().First()
+func openSource(ctx context.Context, c *urfave.Context, trace string) (source replay.Source, name string, done func(), err error) {
+	name = trace
 	var opts []traceformat.ReadOption
 	if f := c.String("format"); f != "" {
 		opts = append(opts, traceformat.WithFormat(f))
@@ -297,6 +297,7 @@ func openSource(ctx context.Context, c *urfave.Context) (source replay.Source, n
 	if c.Bool("dequantise") {
 		opts = append(opts, traceformat.Dequantise())
 	}
+	opts = append(opts, generated(c, trace)...)
 	path, done := name, func() {}
 	if name == "-" {
 		f, err := os.CreateTemp("", "replay-stdin-*")
