@@ -29,6 +29,10 @@ const (
 	engineMaxPage = 8 << 20
 )
 
+// EngineRestarted is the note of the gap between the last scrape of an engine and
+// the first of its successor.
+const EngineRestarted = "restarted: counters began anew"
+
 // EngineOptions say which engine to scrape.
 type EngineOptions struct {
 	// Name is the source's, the engine's name by default.
@@ -272,7 +276,7 @@ func (e *Engine) emit(p *page, at time.Duration, emit func(Sample)) {
 	restarted := e.restarted(p)
 	if restarted {
 		e.stats.Restarts++
-		emit(Sample{Time: at, Metric: MetricGap, Value: (at - e.seen).Seconds(), Note: "restarted: counters began anew"})
+		emit(Sample{Time: at, Metric: MetricGap, Value: (at - e.seen).Seconds(), Note: EngineRestarted})
 	}
 	first := !e.begun
 	e.begun, e.start = true, p.started

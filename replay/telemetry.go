@@ -226,6 +226,7 @@ func (t *Telemetry) input(m *Manifest) findings.Input {
 	in := findings.Input{
 		From: s.Window.From, To: s.Window.To, Requests: t.rows,
 		OutputTokens: s.Rates.OutputTokens * sec, Completed: s.Rates.Completed * sec, Sent: s.Rates.Sent * sec,
+		Shared: m.Options.Shard.Of > 1,
 	}
 	if c := m.Cache; c != nil && c.Implied != nil && !c.info.Off && c.Implied.PromptTokens > 0 {
 		in.Implied = traceformat.Some(c.Implied.HitAtCapacity.Or(c.Implied.HitUnlimitedReusable))

@@ -57,7 +57,9 @@ type analysis struct {
 	points []point              // thinned when there are too many
 	every  int
 	skip   int
-	lost   bool // more series than are followed
+
+	restarts int64
+	lost     bool // more series than are followed
 }
 
 // A series is one metric of one device, reduced as it comes.
@@ -97,7 +99,9 @@ func (a *analysis) add(s *gpu.Sample) {
 	}
 	switch {
 	case s.IsGap():
-		// Its time is not held by the value before it.
+		if s.Note == gpu.EngineRestarted {
+			a.restarts++
+		}
 	case m.Kind == gpu.Counter:
 		a.counter(x, s)
 	case m.Kind == gpu.Event:
@@ -258,13 +262,8 @@ func (a *analysis) engine(f *Findings) {
 	if e.Engines == 0 && !e.Generated.OK && !e.Prompt.OK {
 		return
 	}
-	f.Engine = e
-	for k, x := range a.series {
-		if k.Metric == gpu.MetricGap && strings.HasPrefix(x.last.Note, "restarted") {
-			e.Restarts++
-		}
-	}
-	if g := e.Generated; g.OK && e.Received > 0 && float64(g.V) > 1.01*float64(e.Received)+64 {
+	f.Engine, e.Restarts = e, a.restarts
+	if g := e.Generated; !a.in.Shared && g.OK && e.Received > 0 && float64(g.V) > 1.01*float64(e.Received)+64 {
 		f.warn("the engine generated %s tokens and this client received %s: it has other clients, or answers were cut off",
 			units.Count(g.V), units.Count(e.Received))
 	}
@@ -281,7 +280,7 @@ func (a *analysis) engine(f *Findings) {
 // little checks the engine's count of requests.
 func (a *analysis) little(f *Findings) {
 	sec := (a.in.To - a.in.From).Seconds()
-	if f.Engine == nil || f.Engine.Running == nil || sec <= 0 {
+	if a.in.Shared || f.Engine == nil || f.Engine.Running == nil || sec <= 0 {
 		return
 	}
 	client := a.in.Requests.line.mean(a.in.From, a.in.To)

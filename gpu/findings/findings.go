@@ -16,6 +16,9 @@ type Input struct {
 	Completed    float64
 	Sent         float64
 	Requests     *Requests
+	// Shared says that other shards of the run load the same server: what it
+	// holds is not held against these requests alone.
+	Shared bool
 	// Implied is the share of prompt tokens that the trace implies to be in the
 	// prefix cache.
 	Implied traceformat.Opt[float64]

@@ -52,7 +52,7 @@ func (a *analysis) kvSample(s *gpu.Sample) {
 
 // point matches a scrape with what was in flight then.
 func (a *analysis) point(_ gpu.Key, p *kvPoint) {
-	if !p.ok || p.at < 0 {
+	if !p.ok || p.at < 0 || a.in.Shared {
 		return
 	}
 	flight, resident := a.in.Requests.line.at(p.at)
