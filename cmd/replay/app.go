@@ -24,7 +24,6 @@ goes to standard output.
 Examples:
   replay trace.parquet
   replay model:azure-conv --duration 5m
-  replay model:azure-conv --duration 5m
   replay azure.csv --duration 2m --speedup 4 --backend sim=llama-3-8b@a100
   replay trace.parquet --backend vllm --url http://127.0.0.1:8000 -o run/
   replay trace.parquet --backend sglang=http://127.0.0.1:30000 --too-long skip --slo 'ttft<500ms'
