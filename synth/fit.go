@@ -333,6 +333,16 @@ func instant(s *score.Sample) bool {
 	return s.N() < 2 || s.Horizon <= 0 || s.Arrival[s.N()-1] <= s.Arrival[0]
 }
 
+// together says whether a trace is sessions that were put side by side: many of
+// them start at the very first instant, and nothing is known of when they did.
+func (f *fitter) together(starts *score.Sample) bool {
+	if f.groups == nil {
+		return false
+	}
+	n, _ := slices.BinarySearch(starts.Arrival, math.Nextafter(starts.Arrival[0], math.Inf(1)))
+	return n >= 3 && n*10 >= starts.N()
+}
+
 // single wraps one client into a model of the horizon.
 func (f *fitter) single(l *learned, a Arrivals) *Model {
 	c := l.client
@@ -383,7 +393,7 @@ func (f *fitter) choose(ctx context.Context) error {
 	if f.model.Blocks != nil {
 		f.window(l.client.Prefixes)
 	}
-	if instant(l.starts) {
+	if instant(l.starts) || f.together(l.starts) {
 		return f.assume(l)
 	}
 	ref := f.scored(f.s)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 )
 
 // Orders in which the windows of a profile are played.
@@ -49,10 +50,10 @@ type Profile struct {
 type Span struct {
 	At    int       `json:"at"`
 	Rates []float64 `json:"rates"`
-	// Shapes of the gaps of each window, and whether they are Weibull instead
-	// of Gamma, where a source says so.
-	Shapes  []float64 `json:"shapes,omitempty"`
-	Weibull []int     `json:"weibull,omitempty"` // windows of the span, by index
+	// Shapes of the gaps of each window where a source says them, and a letter
+	// for each: g for Gamma, w for Weibull.
+	Shapes []float64 `json:"shapes,omitempty"`
+	Kinds  string    `json:"kinds,omitempty"`
 }
 
 const maxWindows = 1 << 22
@@ -87,10 +88,8 @@ func (p *Profile) check(l *Lengths) error {
 				break
 			}
 		}
-		for _, w := range s.Weibull {
-			if w < 0 || w >= len(s.Rates) {
-				bad("span %d: weibull window %d", i, w)
-			}
+		if len(s.Kinds) != len(s.Shapes) || strings.Trim(s.Kinds, "gw") != "" {
+			bad("span %d: want a letter g or w for each shape", i)
 		}
 	}
 	if !knownOrder(p.Order) {
@@ -202,17 +201,13 @@ func (p *Profile) pieces(l *Lengths, s *stream, rate, bursts, from float64, orde
 	}
 	mean := 0.0
 	for _, sp := range p.Spans {
-		weibull := map[int]bool{}
-		for _, w := range sp.Weibull {
-			weibull[w] = true
-		}
 		for k, r := range sp.Rates {
 			w := &windows[sp.At+k]
 			w.rate = r
 			mean += r / float64(p.Windows)
 			if sp.Shapes != nil {
 				kind := ArrivalsGamma
-				if weibull[k] {
+				if sp.Kinds[k] == 'w' {
 					kind = ArrivalsWeibull
 				}
 				w.gap = newGapper(kind, sp.Shapes[k], nil)
