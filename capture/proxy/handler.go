@@ -356,15 +356,30 @@ func (x *exchange) relay(resp *http.Response, br *bufio.Reader) error {
 			return &writeError{err}
 		}
 	}
+	var chunks *lookahead
+	if br != nil && !sized && len(resp.TransferEncoding) > 0 {
+		chunks = new(lookahead)
+	}
 	large := false
 	for {
 		// While there is nothing to read, no buffer is held but that of the
 		// connection.
-		if br != nil && !large && br.Buffered() == 0 {
+		most := largeBuffer
+		switch {
+		case chunks != nil:
+			most = chunks.ready(br, smallBuffer)
+		case br != nil && !large && br.Buffered() == 0:
 			_, _ = br.Peek(1) // the body reports the error
 		}
-		buf := getBuffer(large || br == nil)
-		n, err := resp.Body.Read(buf.b)
+		buf := getBuffer(chunks == nil && (large || br == nil))
+		n, err := 0, error(nil)
+		if chunks != nil {
+			raw, _ := br.Peek(br.Buffered())
+			n, err = resp.Body.Read(buf.b[:most])
+			chunks.passed(raw[:max(0, len(raw)-br.Buffered())])
+		} else {
+			n, err = resp.Body.Read(buf.b)
+		}
 		if n > 0 {
 			now = p.clock.now()
 			_, werr := w.Write(buf.b[:n])

@@ -3,7 +3,7 @@
 #
 #   bash testdata/bench/run.sh [SECTION...]      all but peers: about ten minutes
 #
-# Sections: machine format timers rate fidelity burst telemetry events streams memory azure peers.
+# Sections: machine format timers rate fidelity burst telemetry events streams memory azure peers proxy.
 # `peers` installs other load generators into REPRISE_CACHE (~/.cache/reprise) and
 # plays the same traces with them. ROUNDS (2) and SECONDS_EACH (10) shorten or
 # lengthen. A quiet machine is wanted: the load is printed so that a busy one shows.
@@ -67,6 +67,7 @@ burst() { title burst "200 requests in 10 ms"; play burst; }
 telemetry() { title telemetry "send error with and without watching the engine"; play telemetry; }
 streams() { title streams "memory of a stream in flight and of a finished request"; play streams; }
 memory() { title memory "over a trace of 10 million rows"; play memory; }
+proxy() { title proxy "the recording proxy beside nginx: delay, requests/s, memory of a stream"; bash testdata/bench/proxy.sh; }
 peers() { title peers "other load generators, the same traces"; play peers; }
 
 azure() {
@@ -82,9 +83,9 @@ azure() {
 
 failed=
 for section in "$@"; do
-  case " $all peers " in
+  case " $all peers proxy " in
   *" $section "*) "$section" || { echo "$section failed"; failed=1; } ;;
-  *) echo "no section $section; there are: $all peers" >&2; exit 2 ;;
+  *) echo "no section $section; there are: $all peers proxy" >&2; exit 2 ;;
   esac
 done
 [ -z "$failed" ]
