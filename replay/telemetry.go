@@ -40,6 +40,7 @@ type Telemetry struct {
 	writer   *gpu.Writer
 	latest   gpu.Latest
 	rows     *findings.Requests // of one goroutine, that of Record
+	zeroed   bool               // of emit: the file knows the run's zero
 
 	mu    sync.Mutex // guards what follows
 	pages []string
@@ -77,7 +78,13 @@ func (d *Dir) StartTelemetry(p *Progress, engines []gpu.EngineOptions, sources .
 	return t, nil
 }
 
+// emit is never called concurrently.
 func (t *Telemetry) emit(s gpu.Sample) {
+	if zero := time.Duration(t.progress.started.Load()); zero != 0 && !t.zeroed {
+		// Early: should the program die, what is recovered has the run's time.
+		t.zeroed = true
+		t.writer.SetZero(zero, time.Now().Add(zero-clock.Now()))
+	}
 	t.writer.Add(s)
 	t.latest.Add(s)
 }

@@ -11,6 +11,7 @@ import (
 
 	ucli "github.com/urfave/cli/v2"
 
+	"reprise/gpu"
 	"reprise/internal/cli"
 	"reprise/internal/traceout"
 	"reprise/internal/units"
@@ -98,6 +99,10 @@ func recoverTrace(ctx context.Context, c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
+	samples, err := recoverTelemetry(c, names[0])
+	if err != nil {
+		return err
+	}
 	if c.Bool("json") {
 		type damage struct {
 			Offset int64  `json:"offset"`
@@ -112,13 +117,17 @@ func recoverTrace(ctx context.Context, c *ucli.Context) error {
 			Header   bool     `json:"header"`
 			Lost     int64    `json:"lost_bytes"`
 			Damage   []damage `json:"damage,omitempty"`
-		}{Journal: journal, Output: out, Rows: r.Rows, Complete: r.Complete, Header: r.Header, Lost: r.Lost()}
+			Samples  int64    `json:"telemetry_samples,omitempty"`
+		}{Samples: samples, Journal: journal, Output: out, Rows: r.Rows, Complete: r.Complete, Header: r.Header, Lost: r.Lost()}
 		for _, d := range r.Damage {
 			result.Damage = append(result.Damage, damage{d.Offset, d.Bytes, d.Err.Error()})
 		}
 		return cli.WriteJSON(c.App.Writer, result)
 	}
 	fmt.Fprintf(c.App.ErrWriter, "recovered %s to %s\n", traceout.Rows(r.Rows), out)
+	if samples > 0 {
+		fmt.Fprintf(c.App.ErrWriter, "recovered %s samples of telemetry beside it\n", units.Count(samples))
+	}
 	if !r.Header {
 		fmt.Fprintln(c.App.ErrWriter, "the header is lost: what the trace says of its clock, blocks and lengths is unknown")
 	}
@@ -130,3 +139,26 @@ func recoverTrace(ctx context.Context, c *ucli.Context) error {
 	}
 	return nil
 }
+
+// recoverTelemetry saves the samples of a run directory, where it has a journal
+// of them. A trace that goes elsewhere leaves them for a recovery in place.
+func recoverTelemetry(c *ucli.Context, dir string) (samples int64, err error) {
+	path := filepath.Join(dir, telemetryFile)
+	if info, err := os.Stat(gpu.JournalPath(path)); err != nil || !info.Mode().IsRegular() || c.IsSet("output") {
+		return 0, nil
+	}
+	if err := traceout.CheckTarget(path, c.Bool("force")); err != nil {
+		return 0, err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, err
+	}
+	r, err := gpu.Recover(gpu.JournalPath(path), path)
+	if err != nil {
+		return 0, err
+	}
+	return r.Samples, nil
+}
+
+// telemetryFile is where a run directory has its samples.
+const telemetryFile = "telemetry.parquet"
