@@ -271,7 +271,7 @@ func importLogs(ctx context.Context, c *ucli.Context, im *proxylog.Import, ro ca
 		opts = append(opts, traceformat.Overwrite())
 	}
 	err = traceformat.Sort(s, path, opts...)
-	if s.report != nil {
+	if _, said := errors.AsType[*proxylog.BadShareError](err); s.report != nil && !said {
 		summarise(c, s.report)
 	}
 	if err != nil {
