@@ -14,10 +14,14 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"reprise/internal/cli"
+	"reprise/synth"
 	"reprise/synth/score"
 	"reprise/traceformat"
 	_ "reprise/traceformat/convert" // registers the public formats
 )
+
+// A model is a trace wherever one is read: model:NAME.
+func init() { synth.Register() }
 
 func main() { os.Exit(cli.Main(app(), os.Args, os.Stdout, os.Stderr)) }
 
