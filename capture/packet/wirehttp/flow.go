@@ -270,7 +270,8 @@ func (f *Flow) takeOver(role int, at reassembly.Mark, x Exchange, p []byte) {
 	f.env.HTTP2++
 	f.h2 = newH2(f, false)
 	if x != nil {
-		f.h2.begin(1, x).asked = true
+		s := f.h2.begin(1, x)
+		s.headed, s.asked = true, true
 		f.h2.newest = 1
 	}
 	if len(p) > 0 {

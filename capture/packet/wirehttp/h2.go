@@ -58,6 +58,7 @@ type h2dir struct {
 // stream is a request and its answer.
 type stream struct {
 	x        Exchange
+	headed   bool // the head of the request was there
 	asked    bool // the request is complete
 	answered bool // the head of the answer was there
 }
@@ -243,6 +244,7 @@ func (c *h2) bodyOnly(role int, id uint32, t int64) *stream {
 	c.opened(id, t)
 	s := c.streams[id]
 	if s != nil {
+		s.headed = true
 		s.x.RequestHead(t, "", "", nil)
 		s.x.Gap(t, false, 1) // at least the head; how much of the body is not known
 	}
@@ -350,7 +352,8 @@ func (c *h2) block(role int, d *h2dir, id uint32, t int64) {
 		return
 	}
 	if role == fromClient {
-		if !s.answered && !s.asked { // else a trailer
+		if !s.headed { // else a trailer
+			s.headed = true
 			s.x.RequestHead(t, method, target, c.f.env.header)
 		}
 	} else if !s.answered {
