@@ -14,7 +14,6 @@ type reply struct {
 	total bool   // Output counts the whole answer, not what a choice has so far
 	id    []byte // of the response, where a later request can name it; a view
 	known bool   // it is of a dialect that is known
-	done  bool   // the stream says that it is over, in so many words
 }
 
 // read reads an event or a body of an endpoint; empty where the request is
