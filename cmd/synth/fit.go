@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -28,7 +29,8 @@ the trace, which is what two halves of it differ by, and says so where none of t
 
 The model holds quantiles, rates and probabilities and no rows of the trace. Models that do
 hold rows play its bursts more faithfully; --allow-resampling admits them, and they are
-marked. Several traces are learnt as one.
+marked. Several traces are learnt as one. A folder of ServeGen's clients is a model already
+and is taken over.
 
 Examples:
   synth fit trace.parquet -o model.json
@@ -46,6 +48,7 @@ Exit status is 0 if done, 1 if it failed, 2 for a usage error, 130 if interrupte
 			&ucli.BoolFlag{Name: "allow-resampling", Usage: "admit models that hold rows of the trace"},
 			&ucli.StringFlag{Name: "arrivals", Usage: "take this `KIND` of arrivals instead of choosing: exponential, gamma, weibull, quantiles, mmpp, profile, rows"},
 			&ucli.Float64Flag{Name: "rate", Usage: "`N` requests (or sessions) a second, where the trace does not say"},
+			&ucli.DurationFlag{Name: "first", Usage: "of a folder of ServeGen's clients, take the first `TIME` alone"},
 			&ucli.Uint64Flag{Name: "seed", Value: 1, Usage: "`N` that the fit's own draws come from"},
 			jsonFlag,
 		}, readFlags()...),
@@ -62,10 +65,6 @@ func fit(ctx context.Context, c *ucli.Context) error {
 		return err
 	}
 	names := c.Args().Slice()
-	s, h, err := load(ctx, c, names)
-	if err != nil {
-		return err
-	}
 	name := c.String("name")
 	if name == "" {
 		base := filepath.Base(names[0])
@@ -75,13 +74,25 @@ func fit(ctx context.Context, c *ucli.Context) error {
 	if trace == "-" {
 		trace = "standard input"
 	}
-	m, report, err := synth.Fit(ctx, s, synth.FitOptions{
+	o := synth.FitOptions{
 		Name: name, AllowResampling: c.Bool("allow-resampling"), Rate: c.Float64("rate"), Kind: c.String("arrivals"), Seed: c.Uint64("seed"),
 		Source: synth.Source{Trace: trace, Address: c.String("source"), Licence: c.String("licence"), Cite: c.String("cite"),
-			Dialect: h.Origin.Dialect, Program: "synth fit " + cli.Version()},
-	})
+			Program: "synth fit " + cli.Version()},
+	}
+	if len(names) == 1 && synth.IsServeGen(names[0]) {
+		return fitServeGen(c, out, names[0], o)
+	}
+	s, h, err := load(ctx, c, names)
 	if err != nil {
+		return err
+	}
+	o.Source.Dialect = h.Origin.Dialect
+	m, report, err := synth.Fit(ctx, s, o)
+	if errors.Is(err, synth.ErrFit) {
 		return &cli.Error{Code: cli.Failed, Err: fmt.Errorf("%s: %w", names[0], err), Hint: "trace info " + names[0] + " says what the trace has"}
+	}
+	if err != nil {
+		return err
 	}
 	if err := writeModel(c, out, m); err != nil {
 		return err
@@ -95,6 +106,26 @@ func fit(ctx context.Context, c *ucli.Context) error {
 		return cli.WriteJSON(w, report)
 	}
 	return writeFit(w, m, report)
+}
+
+// fitServeGen takes over the clients of a folder of ServeGen, which are fits
+// already.
+func fitServeGen(c *ucli.Context, out, dir string, o synth.FitOptions) error {
+	m, err := synth.FromServeGen(os.DirFS(dir), c.Duration("first").Seconds(), o)
+	if err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	if err := writeModel(c, out, m); err != nil {
+		return err
+	}
+	w := c.App.Writer
+	if out == "-" {
+		w = c.App.ErrWriter
+	}
+	if c.Bool("json") {
+		return cli.WriteJSON(w, listed(m.Name, m))
+	}
+	return writeModelText(w, m)
 }
 
 // writeModel writes a model where traceout.Target said.
@@ -124,6 +155,9 @@ func writeModel(c *ucli.Context, out string, m *synth.Model) error {
 // writeFit prints the candidates.
 func writeFit(w io.Writer, m *synth.Model, r *synth.FitReport) error {
 	var b strings.Builder
+	if len(r.Candidates) == 0 {
+		return writeVerdict(w, m, r)
+	}
 	fmt.Fprintf(&b, "%s: %s rows over %s s\n\n", m.Name, units.Count(int64(m.Source.Rows)), units.Digits(m.Source.Seconds))
 	t := cli.Table{Head: []string{"arrivals", "compared with", "score", "gap KS", "IDC |ln|", "token IDC |ln|", "TTFT KS, p99 ratio by load"}}
 	line := func(name, against string, s *synth.Scores) {
@@ -151,7 +185,19 @@ func writeFit(w io.Writer, m *synth.Model, r *synth.FitReport) error {
 	if err := t.Write(&b, ""); err != nil {
 		return err
 	}
-	fmt.Fprintf(&b, "\nchosen     %s\n", r.Chosen)
+	b.WriteString("\nScores are relative to the floor: about 1 is as different as two halves of the trace are.\n\n")
+	if _, err := io.WriteString(w, b.String()); err != nil {
+		return err
+	}
+	return writeVerdict(w, m, r)
+}
+
+// writeVerdict prints what was chosen, and what to know about it.
+func writeVerdict(w io.Writer, m *synth.Model, r *synth.FitReport) error {
+	var b strings.Builder
+	if r.Chosen != "" {
+		fmt.Fprintf(&b, "chosen     %s\n", r.Chosen)
+	}
 	if r.Verdict != "" {
 		fmt.Fprintf(&b, "verdict    %s\n", r.Verdict)
 	}
@@ -164,7 +210,6 @@ func writeFit(w io.Writer, m *synth.Model, r *synth.FitReport) error {
 	for _, s := range r.Warnings {
 		fmt.Fprintf(&b, "warning    %s\n", s)
 	}
-	b.WriteString("\nScores are relative to the floor: about 1 is as different as two halves of the trace are.\n")
 	_, err := io.WriteString(w, b.String())
 	return err
 }

@@ -110,6 +110,15 @@ func load(ctx context.Context, c *ucli.Context, names []string) (*score.Sample, 
 			close()
 			return nil, nil, err
 		}
+		// A Sample sorts its own rows; what several are merged of has to be sorted.
+		if len(names) > 1 && !r.Header().Sorted {
+			sorted, err := traceformat.Sorted(r, os.TempDir())
+			if err != nil {
+				close()
+				return nil, nil, errors.Join(err, r.Close())
+			}
+			r = both{sorted, r}
+		}
 		sources = append(sources, traceformat.Source{Name: name, Reader: r})
 	}
 	r := sources[0].Reader
@@ -127,3 +136,11 @@ func load(ctx context.Context, c *ucli.Context, names []string) (*score.Sample, 
 	s.Name = names[0]
 	return s, r.Header(), nil
 }
+
+// both closes the reader that a sorted one was made of.
+type both struct {
+	traceformat.Reader
+	source traceformat.Reader
+}
+
+func (b both) Close() error { return errors.Join(b.Reader.Close(), b.source.Close()) }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
 	"math"
@@ -8,10 +9,12 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"reprise/traceformat"
+	"reprise/traceformat/convert"
 )
 
 var update = flag.Bool("update", false, "rewrite the expectations in testdata/script")
@@ -25,13 +28,14 @@ func TestMain(m *testing.M) {
 //
 //	azure SEED ROWS OUT   a made-up trace in Azure's format, bursty, lengths dependent
 //	rows FILE N [TOLERANCE]   the trace at FILE has N rows, give or take the share
+//	validate FILE FORMAT...   it breaks no rule, and can be written in these formats
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		UpdateScripts:       *update,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"azure": azure, "rows": rows},
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"azure": azure, "rows": rows, "validate": validate},
 	})
 }
 
@@ -79,5 +83,39 @@ func rows(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if math.Abs(n-want) > tolerance*want {
 		ts.Fatalf("%s has %v rows, want %v", args[0], n, want)
+	}
+}
+
+func validate(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: validate FILE FORMAT...")
+	}
+	r, err := traceformat.Open(ts.MkAbs(args[0]))
+	ts.Check(err)
+	for v := range traceformat.Validate(r) {
+		if !v.Note {
+			ts.Fatalf("%s: %v", args[0], v)
+		}
+	}
+	ts.Check(r.Close())
+	for _, format := range args[1:] {
+		r, err := traceformat.Open(ts.MkAbs(args[0]))
+		ts.Check(err)
+		var b bytes.Buffer
+		format, omit := strings.CutSuffix(format, "-without-blocks")
+		_, err = convert.Export(format, &b, r, &convert.ExportOptions{Start: time.Unix(0, 0).UTC(), OmitBlocks: omit})
+		ts.Check(err)
+		ts.Check(r.Close())
+		back, err := traceformat.Open("-", traceformat.Stdin(&b), traceformat.WithFormat(format), traceformat.Param("lengths", "cumulative"))
+		ts.Check(err)
+		n := 0
+		for _, err := range back.All() {
+			ts.Check(err)
+			n++
+		}
+		ts.Check(back.Close())
+		if n == 0 {
+			ts.Fatalf("%s as %s has no rows", args[0], format)
+		}
 	}
 }
