@@ -140,7 +140,9 @@ func parsePage(body []byte, tables []*enginemetrics.Table, model string) (*page,
 		p := &page{table: t, doubled: doubled}
 		p.choose(byName, model)
 		p.read(byName)
-		if best.table == nil || len(p.readings) > len(best.readings) {
+		// Of two that read as much the one that misses less is the engine's.
+		more := len(p.readings) - len(best.readings)
+		if best.table == nil || more > 0 || more == 0 && len(t.Entries) < len(best.table.Entries) {
 			best = p
 		}
 	}

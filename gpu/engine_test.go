@@ -120,7 +120,7 @@ func TestEnginesFixtures(t *testing.T) {
 					t.Errorf("%s: %s = %v, want it absent", tt.file, k, v)
 				}
 			}
-			if s := e.Stats(); s.Odd != 0 || s.Doubled != 0 || s.Engine != tt.engine && s.Engine != "sim" {
+			if s := e.Stats(); s.Odd != 0 || s.Doubled != 0 || s.Engine != tt.engine {
 				t.Errorf("%s: stats %+v", tt.file, s)
 			}
 			if !bytes.Equal(e.Last(), body) {

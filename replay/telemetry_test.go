@@ -22,6 +22,7 @@ import (
 	"reprise/backends/sim"
 	"reprise/gpu"
 	"reprise/gpu/findings"
+	"reprise/internal/clock"
 	"reprise/internal/enginemetrics"
 	"reprise/internal/metrics"
 	"reprise/internal/wire"
@@ -292,4 +293,39 @@ func TestExporter(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A live view shows what there is, and nothing before there is any.
+func TestTelemetryLine(t *testing.T) {
+	var none *Telemetry
+	tel := &Telemetry{}
+	if none.Line() != "" || tel.Line() != "" {
+		t.Error("a line of nothing")
+	}
+	for _, s := range []gpu.Sample{
+		{Source: "engine", Device: "engine0", Metric: string(enginemetrics.Running), Value: 3}, {Source: "engine", Device: "engine1", Metric: string(enginemetrics.Running), Value: 4},
+		{Source: "engine", Device: "engine0", Metric: string(enginemetrics.Waiting), Value: 1}, {Source: "engine", Device: "engine0", Metric: string(enginemetrics.KVUsage), Value: 0.25},
+		{Source: "nvml", Device: "gpu0", Metric: gpu.GPUUtilization, Value: 0.5}, {Source: "nvml", Device: "gpu1", Metric: gpu.GPUUtilization, Value: 1},
+		{Source: "nvml", Device: "gpu0", Metric: gpu.GPUPower, Value: 400}, {Source: "nvml", Device: "gpu1", Metric: gpu.GPUPower, Value: 600},
+	} {
+		tel.latest.Add(s)
+	}
+	if got, want := tel.Line(), "engine 7 running, 1 waiting, KV 25 %  GPU 75 % busy, 1,000 W"; got != want {
+		t.Errorf("Line() = %q, want %q", got, want)
+	}
+	var out strings.Builder
+	p := &Progress{}
+	p.started.Store(int64(clock.Now()))
+	v := &View{Out: &out, Plan: &Plan{Rows: 1}, Progress: p, Live: metrics.NewLive(), Telemetry: tel}
+	v.draw()
+	if !strings.HasSuffix(out.String(), "  "+tel.Line()+"\n") {
+		t.Errorf("a line of the view: %q", out.String())
+	}
+	out.Reset()
+	v.Terminal = true
+	v.draw()
+	v.draw()
+	if !strings.Contains(out.String(), "\x1b[4A\x1b[J") || strings.Count(out.String(), "\n") != 8 {
+		t.Errorf("frames of a terminal: %q", out.String())
+	}
 }

@@ -36,8 +36,13 @@ func (t *TelemetryRecord) Render(w io.Writer, width int) error {
 	var sources []string
 	for _, s := range t.Sources {
 		text := fmt.Sprintf("%s %s readings", s.Name, units.Count(s.Readings))
-		if s.Gaps > 0 {
-			text += fmt.Sprintf(", %s gaps of %s", units.Count(s.Gaps), units.Duration(s.GapTime))
+		switch {
+		case s.Readings == 0:
+			text = s.Name + " none"
+		case s.Gaps == 1:
+			text += fmt.Sprintf(", a gap of %s", units.Duration(s.GapTime))
+		case s.Gaps > 1:
+			text += fmt.Sprintf(", %s gaps of %s in all", units.Count(s.Gaps), units.Duration(s.GapTime))
 		}
 		sources = append(sources, text)
 	}

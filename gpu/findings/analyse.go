@@ -15,8 +15,8 @@ import (
 	"reprise/traceformat"
 )
 
-// holdPeriods is how long a gauge is taken to stay at its last value, in periods
-// of its own: sources differ, from 200 ms to 30 s.
+// holdPeriods is how long a gauge is taken to stay at its last value when no
+// other follows, in mean periods of its own: sources differ, from 200 ms to 30 s.
 const holdPeriods = 3
 
 // Analyse computes the findings of a run. The samples come in the order of time;
@@ -25,7 +25,7 @@ func Analyse(in Input, samples iter.Seq2[gpu.Sample, error]) (*Findings, error) 
 	if in.Requests == nil {
 		in.Requests = NewRequests()
 	}
-	a := analysis{in: in, series: map[gpu.Key]*series{}, kv: map[gpu.Key]*kvPoint{}}
+	a := analysis{in: in, series: map[gpu.Key]*series{}, kv: map[gpu.Key]*kvPoint{}, gaps: map[gpu.Key][2]time.Duration{}}
 	for s, err := range samples {
 		if err != nil {
 			return nil, err
@@ -59,7 +59,8 @@ type analysis struct {
 	skip   int
 
 	restarts int64
-	lost     bool // more series than are followed
+	gaps     map[gpu.Key][2]time.Duration // the last one of a source, or of a device
+	lost     bool                         // more series than are followed
 }
 
 // A series is one metric of one device, reduced as it comes.
@@ -72,7 +73,6 @@ type series struct {
 	// Gauges: over the window.
 	area, held float64
 	min, max   float64
-	pace       time.Duration // shortest time between two samples
 
 	// Counters: over all, and over the window.
 	total, window float64
@@ -101,6 +101,9 @@ func (a *analysis) add(s *gpu.Sample) {
 	case s.IsGap():
 		if s.Note == gpu.EngineRestarted {
 			a.restarts++
+		}
+		if len(a.gaps) < maxSeries {
+			a.gaps[gpu.Key{Source: s.Source, Device: s.Device}] = [2]time.Duration{s.Time - time.Duration(min(s.Value, maxSpan.Seconds())*float64(time.Second)), s.Time}
 		}
 	case m.Kind == gpu.Counter:
 		a.counter(x, s)
@@ -149,19 +152,25 @@ func (a *analysis) counter(x *series, s *gpu.Sample) {
 
 func (a *analysis) gauge(x *series, s *gpu.Sample) {
 	if x.n > 0 {
-		dt := s.Time - x.last.Time
-		if x.pace == 0 || dt > 0 && dt < x.pace {
-			x.pace = dt
-		}
 		a.hold(x, s.Time)
 	}
 }
 
-// hold counts the last value of a gauge up to t.
+// pace is the mean time between two samples.
+func (x *series) pace() time.Duration {
+	if x.n < 2 {
+		return 0
+	}
+	return (x.last.Time - x.first.Time) / time.Duration(x.n-1)
+}
+
+// hold counts the last value of a gauge up to t, or to where a gap began.
 func (a *analysis) hold(x *series, t time.Duration) {
 	from := x.last.Time
-	if x.pace > 0 {
-		t = min(t, from+holdPeriods*x.pace)
+	for _, k := range []gpu.Key{{Source: x.last.Source}, {Source: x.last.Source, Device: x.last.Device}} {
+		if gap, ok := a.gaps[k]; ok && gap[1] > from && gap[0] < t {
+			t = min(t, max(from, gap[0]))
+		}
 	}
 	sec := a.overlap(from, t).Seconds()
 	x.area += x.last.Value * sec
@@ -181,7 +190,7 @@ func (a *analysis) hold(x *series, t time.Duration) {
 func (a *analysis) flush() {
 	for _, x := range a.series {
 		if x.kind == gpu.Gauge && x.n > 0 {
-			a.hold(x, a.in.To)
+			a.hold(x, min(a.in.To, x.last.Time+holdPeriods*x.pace()))
 		}
 	}
 	for k, p := range a.kv {
@@ -306,6 +315,10 @@ func (a *analysis) little(f *Findings) {
 	}
 }
 
+// minCompared is how many values two means take before their difference is
+// worth a warning.
+const minCompared = 30
+
 // clocks compares the engine's times with ours.
 func (a *analysis) clocks(f *Findings) {
 	q := a.in.Requests
@@ -329,6 +342,9 @@ func (a *analysis) clocks(f *Findings) {
 		d := SumDisagreement{Metric: m.name, Ours: seconds(m.ours.mean()), OursN: m.ours.n, Engine: seconds(sum / n), EngineN: int64(math.Round(n))}
 		d.Difference = d.Ours - d.Engine
 		c.Sums = append(c.Sums, d)
+		if m.quantity == enginemetrics.TTFT && d.OursN >= minCompared && d.Difference > max(5*time.Millisecond, d.Ours/4) && !a.in.Shared {
+			f.warn("%s of the mean TTFT of %s lie outside the engine: between it and here, in front of it, or in this client", units.Duration(d.Difference), units.Duration(d.Ours))
+		}
 	}
 	if c.TTFT != nil || c.E2E != nil || c.Queue != nil || c.Sums != nil {
 		f.Clocks = c

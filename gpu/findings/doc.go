@@ -19,8 +19,8 @@
 // Counters of an engine count from the first scrape to the last, which lie
 // before the first request and behind the last answer, so that they stand beside
 // sums over all requests of the run. Gauges are means over time inside the
-// measured window: a value holds until the next sample, but no longer than three
-// periods.
+// measured window: a value holds until the next sample, or until a gap that was
+// recorded between the two.
 //
 // In flight is from the actual send to the end of the answer. Little's law says
 // that its mean is the rate of sending times the mean stay; the engine's own

@@ -94,7 +94,7 @@ func (a *analysis) processes(g *GPU, reason, doubt func(string, ...any)) {
 			continue
 		}
 		pids++
-		slack := 3 * max(x.pace, time.Second)
+		slack := 3 * max(x.pace(), time.Second)
 		if ended > 0 && (x.first.Time > max(begun, a.in.From)+slack || x.last.Time < min(ended, a.in.To)-slack) {
 			came++
 		}

@@ -221,6 +221,60 @@ func TestClocks(t *testing.T) {
 	}
 }
 
+// A gauge holds until the next sample, however unevenly they come, and not
+// through a gap.
+func TestLevels(t *testing.T) {
+	const ms = time.Millisecond
+	in := Input{From: 0, To: 10 * time.Second}
+	var s []gpu.Sample
+	for _, at := range []time.Duration{0, 1000 * ms, 1001 * ms, 4000 * ms, 4001 * ms, 9000 * ms} {
+		v := 1.0
+		if at >= 4*time.Second {
+			v = 3
+		}
+		s = append(s, sample(at, "nvml", "gpu0", gpu.GPUTemperature, "", v))
+	}
+	if l := analyse(t, in, s...).GPUs[0].Temperature; !near(l.Mean, (4*1+6*3)/10.0) || l.Min != 1 || l.Max != 3 || l.N != 6 {
+		t.Errorf("level %+v", l)
+	}
+	for _, device := range []string{"", "gpu0"} {
+		// Nothing is known from 5 s to 9 s.
+		gap := gpu.Sample{Time: 8999 * ms, Source: "nvml", Device: device, Metric: gpu.MetricGap, Value: 3.999}
+		if l := analyse(t, in, append(slices.Clone(s), gap)...).GPUs[0].Temperature; !near(l.Mean, (4*1+2*3)/6.0) {
+			t.Errorf("with a gap of %q: %+v", device, l)
+		}
+	}
+}
+
+// Time that passes outside the engine is worth a line, and what other shards do
+// is not.
+func TestWarnings(t *testing.T) {
+	q := NewRequests()
+	for i := range 100 {
+		at := time.Duration(i) * 100 * time.Millisecond
+		q.Add(request(at, at+500*time.Millisecond, at+2*time.Second, 100, 16))
+	}
+	s := []gpu.Sample{
+		sample(0, "engine", "engine0", string(enginemetrics.TTFT)+gpu.EngineSum, "", 0), sample(0, "engine", "engine0", string(enginemetrics.TTFT)+gpu.EngineCount, "", 0),
+		sample(0, "engine", "engine0", string(enginemetrics.GeneratedTokens), "", 0), sample(time.Second, "engine", "engine0", string(enginemetrics.GeneratedTokens), "", 5000),
+		sample(time.Minute, "engine", "engine0", string(enginemetrics.TTFT)+gpu.EngineSum, "", 10), sample(time.Minute, "engine", "engine0", string(enginemetrics.TTFT)+gpu.EngineCount, "", 100),
+		{Time: time.Second, Source: "engine", Metric: gpu.MetricGap, Value: 1, Note: gpu.EngineRestarted}, {Time: 2 * time.Second, Source: "engine", Metric: gpu.MetricGap, Value: 1, Note: "timeout"},
+	}
+	in := Input{From: 0, To: 10 * time.Second, Requests: q, Sent: 100}
+	f := analyse(t, in, s...)
+	text := strings.Join(f.Warnings, "\n")
+	if len(f.Warnings) != 2 || !strings.Contains(text, "400 ms of the mean TTFT of 500 ms lie outside") || !strings.Contains(text, "generated 5,000 tokens and this client received 1,600") {
+		t.Errorf("warnings %q", text)
+	}
+	if f.Engine.Restarts != 1 {
+		t.Errorf("%d restarts, want 1", f.Engine.Restarts)
+	}
+	in.Shared = true
+	if f = analyse(t, in, s...); len(f.Warnings) != 0 || f.Little != nil {
+		t.Errorf("of a shard: %q, %+v", f.Warnings, f.Little)
+	}
+}
+
 // What disturbs a run is named, and what does not is not.
 func TestEnvironment(t *testing.T) {
 	const s = time.Second
