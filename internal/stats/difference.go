@@ -1,0 +1,242 @@
+package stats
+
+import (
+	"fmt"
+	"math"
+	"slices"
+
+	"gonum.org/v1/gonum/stat/distuv"
+)
+
+// minBlocks is how many blocks must hold something for an interval.
+const minBlocks = 8
+
+// minPairs is how many pairs an interval takes, minTail how many of them beyond
+// a quantile.
+const (
+	minPairs = 100
+	minTail  = 10
+)
+
+// maxMemory bounds the correlation of neighbouring half blocks, beyond which
+// blocks are not independent: of small blocks, which are then made larger, and
+// of large ones, whose fewer halves tell less.
+const (
+	maxMemorySmall = 0.2
+	maxMemoryLarge = 0.35
+)
+
+// draws is the number of bootstrap replicates.
+const draws = 1000
+
+// A Difference is B - A of one figure, with what is known of its uncertainty.
+type Difference struct {
+	A, B float64 // the figure under each condition
+	Diff float64 // B - A
+	// Lo and Hi bound Diff at Level. They are NaN where Why says that there is no
+	// interval.
+	Lo, Hi float64
+	// RelLo and RelHi bound B/A - 1; NaN where A or B may be 0 or negative.
+	Rel, RelLo, RelHi float64
+	// P is the two-sided p-value of no difference.
+	P float64
+	// Less is the probability that B is below A, from the same distribution as
+	// the interval.
+	Less float64
+	SE   float64
+	DF   int
+	Why  string // why there is no interval
+}
+
+// none is a difference whose interval is withheld.
+func (d Difference) none(format string, a ...any) Difference {
+	nan := math.NaN()
+	d.Lo, d.Hi, d.RelLo, d.RelHi, d.P, d.Less, d.SE = nan, nan, nan, nan, nan, nan, nan
+	d.Why = fmt.Sprintf(format, a...)
+	return d
+}
+
+// OK says whether there is an interval.
+func (d *Difference) OK() bool { return d.Why == "" }
+
+// Detectable is the smallest difference that an experiment with this standard
+// error finds at Level in four of five repetitions; NaN without an interval.
+func (d *Difference) Detectable() float64 {
+	if !d.OK() {
+		return math.NaN()
+	}
+	t := student(d.DF)
+	return (t.Quantile(1-(1-Level)/2) + t.Quantile(0.8)) * d.SE
+}
+
+func student(df int) distuv.StudentsT { return distuv.StudentsT{Sigma: 1, Nu: float64(df)} }
+
+// Differences compares quantiles, or the mean (level [Mean]), of these runs: it
+// says what other requests of the same kind, in the same two runs, would have
+// given. How runs differ from each other it cannot know.
+//
+// The interval is Student's with one degree of freedom less than there are
+// blocks, around the figure of all pairs, with the standard deviation of the
+// replicates; where the quantile lies on a tie, whose replicates jump, it is
+// widened to the percentile interval of the replicates.
+func (p *Paired) Differences(seed uint64, levels ...float64) []Difference {
+	out := make([]Difference, len(levels))
+	n := int64(min(p.a.n, p.b.n))
+	reps := map[int][][][2]float64{}
+	for i, level := range levels {
+		var d Difference
+		if n == 0 {
+			out[i] = d.none("nothing to compare")
+			continue
+		}
+		d.A, d.B = p.Estimate(level)
+		d.Diff, d.Rel = d.B-d.A, d.B/d.A-1
+		pieces := 2
+		if p.memory(1, level) > maxMemorySmall {
+			pieces = 4
+		}
+		filled := p.filled(pieces)
+		switch {
+		case level != Mean && float64(n)*(1-level) < minTail:
+			out[i] = d.none("%d do not carry it: it takes %.0f", n, math.Ceil(minTail/(1-level)-1e-9))
+		case n < minPairs || filled < minBlocks:
+			out[i] = d.none("%d in %d blocks of time: it takes %d, and %d blocks", n, filled, minPairs, minBlocks)
+		case pieces > 2 && p.memory(2, level) > maxMemoryLarge:
+			out[i] = d.none("neighbouring blocks of requests resemble each other: the run is short for how long its load remembers")
+		default:
+			if reps[pieces] == nil {
+				reps[pieces] = p.Replicates(draws, seed, pieces, levels...)
+			}
+			d.DF = filled - 1
+			out[i] = p.interval(d, reps[pieces][i], filled, level)
+		}
+	}
+	return out
+}
+
+func (p *Paired) interval(d Difference, reps [][2]float64, filled int, level float64) Difference {
+	var m, logs Moments
+	diffs := make([]float64, len(reps))
+	positive := d.A > 0 && d.B > 0
+	for i, r := range reps {
+		diffs[i] = r[1] - r[0]
+		m.Add(diffs[i])
+		if positive = positive && r[0] > 0 && r[1] > 0; positive {
+			logs.Add(math.Log(r[1] / r[0]))
+		}
+	}
+	t := student(d.DF)
+	q := t.Quantile(1 - (1-Level)/2)
+	// The replicates of n blocks vary less than blocks do, by (n-1)/n.
+	wide := math.Sqrt(float64(filled) / float64(filled-1))
+	d.SE = m.SD() * wide
+	d.Lo, d.Hi = d.Diff-q*d.SE, d.Diff+q*d.SE
+	if p.Tied(level) {
+		slices.Sort(diffs)
+		tail := distuv.UnitNormal.CDF(-q * wide)
+		d.Lo, d.Hi = min(d.Lo, Quantile(diffs, tail)), max(d.Hi, Quantile(diffs, 1-tail))
+	}
+	d.RelLo, d.RelHi = math.NaN(), math.NaN()
+	if positive {
+		l, h := math.Log(d.B/d.A), q*logs.SD()*wide
+		d.RelLo, d.RelHi = math.Expm1(l-h), math.Expm1(l+h)
+	}
+	d.P, d.Less = d.judge(t)
+	return d
+}
+
+// judge gives the p-value and the probability of a negative difference.
+func (d *Difference) judge(t distuv.StudentsT) (p, less float64) {
+	switch {
+	case d.SE > 0:
+		x := d.Diff / d.SE
+		return 2 * t.CDF(-math.Abs(x)), t.CDF(-x)
+	case d.Diff < 0:
+		return 0, 1
+	case d.Diff > 0:
+		return 0, 0
+	}
+	return 1, 0.5
+}
+
+// Tied says whether a quantile lies on a value that makes up 1 % or more of a
+// side, so that it jumps rather than moves.
+func (p *Paired) Tied(level float64) bool {
+	if level == Mean || p.a.sorted == nil {
+		return false
+	}
+	a, b := p.Estimate(level)
+	share := func(v []float64, x float64) float64 {
+		lo, _ := slices.BinarySearch(v, x)
+		hi, _ := slices.BinarySearch(v, math.Nextafter(x, math.Inf(1)))
+		return float64(hi-lo) / float64(len(v))
+	}
+	return share(p.a.sorted, a) >= 0.01 || share(p.b.sorted, b) >= 0.01
+}
+
+// Repeated compares one figure of a deployment by the difference in each pair
+// of repeats: Student's interval of their mean, which holds what differs from
+// run to run. It takes three pairs. Of a quantile that is tied in some run
+// there is no interval: its average over runs is not that of the deployment.
+func Repeated(a, b []float64, tied bool) Difference {
+	n := min(len(a), len(b))
+	d := Difference{DF: n - 1}
+	var m, ma, mb, logs Moments
+	positive := true
+	for i := range n {
+		m.Add(b[i] - a[i])
+		ma.Add(a[i])
+		mb.Add(b[i])
+		if positive = positive && a[i] > 0 && b[i] > 0; positive {
+			logs.Add(math.Log(b[i] / a[i]))
+		}
+	}
+	if n == 0 {
+		return d.none("no pair of runs")
+	}
+	d.A, d.B, d.Diff = ma.Mean(), mb.Mean(), m.Mean()
+	d.Rel = d.B/d.A - 1
+	if n < 3 {
+		return d.none("%d repeats of each: what differs from run to run takes three", n)
+	}
+	if tied {
+		return d.none("many requests took exactly as long, so that this figure jumps from one value to another between runs")
+	}
+	t := student(d.DF)
+	q := t.Quantile(1 - (1-Level)/2)
+	d.SE = m.SD() / math.Sqrt(float64(n))
+	d.Lo, d.Hi = d.Diff-q*d.SE, d.Diff+q*d.SE
+	d.RelLo, d.RelHi = math.NaN(), math.NaN()
+	if positive {
+		h := q * logs.SD() / math.Sqrt(float64(n))
+		d.Rel = math.Expm1(logs.Mean())
+		d.RelLo, d.RelHi = math.Expm1(logs.Mean()-h), math.Expm1(logs.Mean()+h)
+	}
+	d.P, d.Less = d.judge(t)
+	return d
+}
+
+// Holm corrects p-values for looking at all of them (Holm, "A simple
+// sequentially rejective multiple test procedure", 1979). NaN stays NaN and
+// counts for nothing.
+func Holm(p []float64) []float64 {
+	var order []int
+	for i, v := range p {
+		if !math.IsNaN(v) {
+			order = append(order, i)
+		}
+	}
+	slices.SortFunc(order, func(i, j int) int {
+		if p[i] < p[j] {
+			return -1
+		}
+		return 1
+	})
+	out := slices.Clone(p)
+	worst := 0.0
+	for k, i := range order {
+		worst = max(worst, min(1, float64(len(order)-k)*p[i]))
+		out[i] = worst
+	}
+	return out
+}
