@@ -2,7 +2,7 @@
 // generate comes, metric by metric, with the limits that this project has set
 // itself and the noise floors of the traces. make score runs it.
 //
-//	go run ./synth/score/acceptance [-traces DIR] [-seeds 20] [-json | -markdown]
+//	go run ./synth/score/acceptance [-traces DIR] [-seeds 20] [-json | -markdown] [-figures DIR]
 //
 // Protocols: R fits a trace and compares with the same trace; I fits alternate
 // blocks of 60 s and compares with the others; H fits the first half and
@@ -47,6 +47,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fs.IntVar(&o.seeds, "seeds", 20, "traces generated for each median")
 	asJSON := fs.Bool("json", false, "print JSON")
 	asMarkdown := fs.Bool("markdown", false, "print Markdown")
+	figures := fs.String("figures", "", "also draw pictures into this folder")
 	if err := fs.Parse(args); err != nil {
 		return cli.Usage
 	}
@@ -61,6 +62,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			return cli.Interrupted
 		}
 		return cli.Failed
+	}
+	if *figures != "" {
+		if err := o.writeFigures(ctx, *figures); err != nil {
+			fmt.Fprintf(stderr, "acceptance: %v\n", err)
+			return cli.Failed
+		}
 	}
 	switch {
 	case *asJSON:
