@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -403,7 +404,7 @@ func (x *exchange) relay(resp *http.Response, br *bufio.Reader) error {
 		}
 	}
 	for name, values := range resp.Trailer {
-		if contains(h["Trailer"], name) {
+		if slices.Contains(h["Trailer"], name) {
 			h[name] = values
 		} else {
 			h[http.TrailerPrefix+name] = values

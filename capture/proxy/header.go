@@ -3,6 +3,7 @@ package proxy
 import (
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -32,16 +33,6 @@ func listed(h http.Header) []string {
 		}
 	}
 	return names
-}
-
-// contains is slices.Contains for the list that is nearly always nil.
-func contains(names []string, name string) bool {
-	for _, n := range names {
-		if n == name {
-			return true
-		}
-	}
-	return false
 }
 
 // upgrade returns the protocols that a client asks to switch to, or "". An
@@ -145,7 +136,7 @@ func (p *Proxy) appendHead(b []byte, r *http.Request, f framing) []byte {
 	b = append(b, '\r', '\n')
 	drop := listed(r.Header)
 	for name, values := range r.Header {
-		if hop(name) || name == "Content-Length" || name == "Host" || drop != nil && contains(drop, name) {
+		if hop(name) || name == "Content-Length" || name == "Host" || slices.Contains(drop, name) {
 			continue
 		}
 		if p.o.Forwarded && forwardedField(name) {
@@ -209,7 +200,7 @@ func (p *Proxy) cloneHeader(r *http.Request) http.Header {
 	h := make(http.Header, len(r.Header)+2)
 	drop := listed(r.Header)
 	for name, values := range r.Header {
-		if hop(name) || contains(drop, name) || p.o.Forwarded && forwardedField(name) {
+		if hop(name) || slices.Contains(drop, name) || p.o.Forwarded && forwardedField(name) {
 			continue
 		}
 		h[name] = values
@@ -269,7 +260,7 @@ var (
 func copyHead(to, from http.Header) {
 	drop := listed(from)
 	for name, values := range from {
-		if !hop(name) && (drop == nil || !contains(drop, name)) {
+		if !hop(name) && !slices.Contains(drop, name) {
 			to[name] = values
 		}
 	}

@@ -1001,14 +1001,14 @@ func (m *memory) set(err error, hang chan struct{}, crash bool) {
 	m.err, m.hang, m.crash = err, hang, crash
 }
 
-func (m *memory) state() (error, chan struct{}, bool) {
+func (m *memory) state() (hang chan struct{}, crash bool, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.err, m.hang, m.crash
+	return m.hang, m.crash, m.err
 }
 
 func (m *memory) Append(r *traceformat.Row) error {
-	err, hang, crash := m.state()
+	hang, crash, err := m.state()
 	if hang != nil {
 		<-hang
 	}
@@ -1031,7 +1031,7 @@ func (m *memory) SetHeader(h *traceformat.Header) error {
 	return nil
 }
 
-func (m *memory) Sync() error { err, _, _ := m.state(); return err }
+func (m *memory) Sync() error { _, _, err := m.state(); return err }
 func (m *memory) Size() int64 { m.mu.Lock(); defer m.mu.Unlock(); return int64(len(m.rows)) * 100 }
 func (m *memory) Close() error {
 	m.mu.Lock()

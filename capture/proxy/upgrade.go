@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -51,7 +52,7 @@ func (x *exchange) tunnel(resp *http.Response, up io.ReadWriteCloser) {
 	b := []byte("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n")
 	drop := listed(resp.Header)
 	for name, values := range resp.Header {
-		if hop(name) && name != "Upgrade" || contains(drop, name) && name != "Upgrade" {
+		if hop(name) && name != "Upgrade" || slices.Contains(drop, name) && name != "Upgrade" {
 			continue
 		}
 		for _, v := range values {
