@@ -255,7 +255,7 @@ func TestEngineBadPages(t *testing.T) {
 		}, gpu.FaultTooLong},
 		{"404", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404) }, gpu.FaultRefused},
 		{"401", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) }, gpu.FaultUnauthorized},
-		{"a redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", 302) }, gpu.FaultRefused},
+		{"a redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) }, gpu.FaultRefused},
 		{"a stall", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, gpu.FaultTimeout},
 		{"a stall in the middle", func(w http.ResponseWriter, r *http.Request) {
 			w.Write(good[:100])
