@@ -92,6 +92,8 @@ func (a *answerState) head(x *Exchange, t int64, status int, h Header) {
 		a.form = formStream
 	case "application/json":
 		a.form = formBody
+	case "application/x-ndjson": // Ollama's own endpoints: not read
+		a.form, a.lost = formBody, true
 	}
 	if status >= 300 {
 		a.form = formBody

@@ -63,6 +63,8 @@ func captureOptions(c *ucli.Context) (capture.Options, error) {
 	if o.MaxBody, err = size(c, "max-body"); err != nil {
 		return o, err
 	}
+	// One key for all files of a capture, if it rolls them.
+	o.Key = capture.NewKey()
 	if name := c.String("key-file"); name != "" {
 		if o.Key, err = capture.LoadKey(name); err != nil {
 			return o, err
