@@ -2,6 +2,8 @@ package main
 
 import (
 	"bufio"
+	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -33,6 +35,22 @@ func BenchmarkLogs(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(n)*float64(b.N)/b.Elapsed().Seconds(), "lines/s")
+	if peak := peakMemory(); peak > 0 {
+		b.ReportMetric(peak, "MB-peak")
+	}
+}
+
+// peakMemory is the most memory that the process has had, in megabytes, or 0
+// where the system does not say.
+func peakMemory() float64 {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := bytes.Cut(status, []byte("VmHWM:"))
+	kb, _, _ := bytes.Cut(bytes.TrimSpace(rest), []byte(" "))
+	v, _ := strconv.ParseFloat(string(kb), 64)
+	return v / 1000
 }
 
 // writeNginxLog writes a log of n requests, 200 a second, in the order of their
@@ -44,29 +62,16 @@ func writeNginxLog(b *testing.B, name string, n int) (size int64) {
 		i   int
 		d   float64
 	}
-	lines := make([]line, n)
-	at := 1795426022.0
-	for i := range lines {
-		at += rng.ExpFloat64() / 200
-		d := min(60, rng.ExpFloat64()*4)
-		lines[i] = line{at + d, i, d}
-	}
-	slices.SortFunc(lines, func(a, b line) int {
-		switch {
-		case a.end < b.end:
-			return -1
-		case a.end > b.end:
-			return 1
-		}
-		return 0
-	})
 	f, err := os.Create(name)
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer f.Close()
 	w := bufio.NewWriterSize(f, 1<<20)
-	for _, l := range lines {
+	// Those under way, the one that ends last first: the log is in the order of
+	// ends, and making it holds no more than a minute of it.
+	var open []line
+	write := func(l line) {
 		done := "OK"
 		if l.i%20 == 0 {
 			done = ""
@@ -77,6 +82,21 @@ func writeNginxLog(b *testing.B, name string, n int) (size int64) {
 			`"upstream_connect_time":"0.004","upstream_header_time":"%.3f","upstream_response_time":"%.3f","upstream_response_length":"2757","request_completion":"%s"}`+"\n",
 			l.end, l.i%8, l.i%250, l.i, l.i%7, rng.Uint64(), rng.Uint64(), 300+l.i%9000, 300+l.i%90000, l.d, l.d*.1, l.d, done)
 		size += int64(k)
+	}
+	at := 1795426022.0
+	for i := range n {
+		at += rng.ExpFloat64() / 200
+		for len(open) > 0 && open[len(open)-1].end <= at {
+			write(open[len(open)-1])
+			open = open[:len(open)-1]
+		}
+		d := min(60, rng.ExpFloat64()*4)
+		l := line{at + d, i, d}
+		k, _ := slices.BinarySearchFunc(open, l, func(a, b line) int { return cmp.Compare(b.end, a.end) })
+		open = slices.Insert(open, k, l)
+	}
+	for _, l := range slices.Backward(open) {
+		write(l)
 	}
 	if err := w.Flush(); err != nil {
 		b.Fatal(err)

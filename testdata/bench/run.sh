@@ -3,7 +3,7 @@
 #
 #   bash testdata/bench/run.sh [SECTION...]      all but peers: about ten minutes
 #
-# Sections: machine format timers rate fidelity burst telemetry events streams memory azure peers proxy.
+# Sections: machine format timers rate fidelity burst telemetry events streams memory azure logs peers proxy.
 # `peers` installs other load generators into REPRISE_CACHE (~/.cache/reprise) and
 # plays the same traces with them. ROUNDS (2) and SECONDS_EACH (10) shorten or
 # lengthen. A quiet machine is wanted: the load is printed so that a busy one shows.
@@ -12,7 +12,7 @@ cd "$(dirname "$0")/../.."
 shared=${REPRISE_SHARED:-../shared}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-all="machine format timers rate fidelity burst telemetry events streams memory azure"
+all="machine format timers rate fidelity burst telemetry events streams memory azure logs"
 [ $# -gt 0 ] || set -- $all
 
 title() { printf '\n## %s: %s\nload %s\n\n' "$1" "$2" "$(cut -d' ' -f1-3 /proc/loadavg 2>/dev/null || echo unknown)"; }
@@ -79,6 +79,16 @@ azure() {
   fi
   programs
   "$out/replay" "$trace" --duration 10m --speedup 10 -q -o "$out/run" || echo "exit status $?"
+}
+
+logs() {
+  title logs "nginx log of JSON lines to a finished trace, one core; lines/s, and memory at two sizes"
+  GOMAXPROCS=1 go test -run '^$' -bench Logs -benchtime 3x ./cmd/capture
+  GOMAXPROCS=1 REPRISE_BENCH_LINES=1000000 go test -run '^$' -bench Logs -benchtime 3x ./cmd/capture
+  go test -c -o "$out/capture.test" ./cmd/capture
+  for lines in 200000 2000000; do
+    (cd cmd/capture && GOMAXPROCS=1 REPRISE_BENCH_LINES=$lines "$out/capture.test" -test.run '^$' -test.bench Logs -test.benchtime 1x | grep 'MB-peak')
+  done
 }
 
 failed=
