@@ -197,7 +197,7 @@ func TestTcpdump(t *testing.T) {
 				cmd.Wait()
 				t.Skip("tcpdump may not capture here")
 			}
-			truths := realTraffic(t, port, requests(t), 20)
+			truths := realTraffic(t, port, requests(t), 4)
 			time.Sleep(1500 * time.Millisecond) // it reads its buffer each second
 			cancel()
 			for lines.Scan() {
@@ -263,7 +263,7 @@ func TestRing(t *testing.T) {
 					}
 				}
 			}()
-			truths := realTraffic(t, port, requests(t), 20)
+			truths := realTraffic(t, port, requests(t), 4)
 			close(over)
 			if err := <-done; err != nil {
 				t.Fatal(err)
