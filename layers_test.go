@@ -16,9 +16,11 @@ var layers = map[string][]string{
 	"capture":             {"traceformat"},
 	"synth":               {"traceformat"},
 	"backends":            {"traceformat"},
-	"gpu":                 {"traceformat"},
-	"replay":              {"traceformat", "backends", "gpu"},
-	"report":              {"traceformat"},
+	// A program, like those in cmd: what make score runs.
+	"synth/score/acceptance": {"synth", "traceformat", "traceformat/convert"},
+	"gpu":                    {"traceformat"},
+	"replay":                 {"traceformat", "backends", "gpu"},
+	"report":                 {"traceformat"},
 }
 
 // internalLayers says what the internal packages may import: they lie below
