@@ -99,8 +99,19 @@ func (f *Files) create(path string) (Output, error) {
 }
 
 // Recover saves what an earlier process left behind when it was killed. A
-// journal that a live process holds is left alone.
+// journal that a live process holds is left alone. The work is done on a thread
+// that yields to all others.
 func (f *Files) Recover() {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		background()
+		f.recoverAll()
+	}()
+	<-done
+}
+
+func (f *Files) recoverAll() {
 	stem, ext := f.split()
 	suffix := traceformat.JournalPath("")
 	names, err := os.ReadDir(filepath.Dir(f.Path))

@@ -122,7 +122,7 @@ func (c *recording) open(at int64) (_ *take, err error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &take{c: c, out: out, start: time.Unix(0, at), queue: make(chan *batch, c.o.Queue), kick: make(chan struct{}, 1), ended: make(chan struct{})}
+	k := &take{c: c, out: out, start: time.Unix(0, at), queue: make(chan *batch, c.o.Queue), kick: make(chan struct{}, 1), ended: make(chan struct{}), names: canonical{}}
 	o := c.o.Recorder
 	o.Start = k.start
 	if k.rec, err = capture.NewRecorder(sink{k}, o); err != nil {

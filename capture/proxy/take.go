@@ -46,6 +46,7 @@ type take struct {
 	diskErr atomic.Bool  // the output refused a row
 	steps   atomic.Int64 // what run has done, to see it stall
 	busy    atomic.Bool  // run is at work
+	names   canonical    // run's
 	panics  int64        // that the recorder has contained; run's
 
 	mu   sync.Mutex
@@ -163,7 +164,7 @@ func (k *take) drain() bool {
 func (k *take) play(b *batch) {
 	t := b.tap
 	if !t.ended {
-		b.play(k.rec)
+		b.play(k.rec, k.names)
 		if t.ended {
 			k.open.Add(-1)
 		}

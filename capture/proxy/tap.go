@@ -271,8 +271,27 @@ func (t *tap) end(at int64, how capture.Ending) {
 	t.take.done(t)
 }
 
+// canonical remembers how net/http spells the names that a recorder asks for,
+// which are few. One goroutine uses it.
+type canonical map[string]string
+
+// of is h as the recorder looks things up in it.
+func (c canonical) of(h http.Header) capture.Header {
+	return func(name string) string {
+		key, ok := c[name]
+		if !ok {
+			key = http.CanonicalHeaderKey(name)
+			c[name] = key
+		}
+		if v := h[key]; len(v) > 0 {
+			return v[0]
+		}
+		return ""
+	}
+}
+
 // play feeds a batch to the recorder.
-func (b *batch) play(r *capture.Recorder) {
+func (b *batch) play(r *capture.Recorder, names canonical) {
 	t := b.tap
 	data := b.data
 	for _, o := range b.ops {
@@ -283,14 +302,14 @@ func (b *batch) play(r *capture.Recorder) {
 		case opBegin:
 			t.x = r.Begin(o.t, capture.Conn{Client: t.client})
 		case opRequestHead:
-			t.x.RequestHead(o.t, b.method, b.target, b.request.Get)
+			t.x.RequestHead(o.t, b.method, b.target, names.of(b.request))
 		case opRequestBody:
 			t.x.RequestBody(o.t, data[:o.n])
 			data = data[o.n:]
 		case opRequestEnd:
 			t.x.RequestEnd(o.t)
 		case opResponseHead:
-			t.x.ResponseHead(o.t, int(o.n), b.respond.Get)
+			t.x.ResponseHead(o.t, int(o.n), names.of(b.respond))
 		case opResponseBody:
 			t.x.ResponseBody(o.t, data[:o.n])
 			data = data[o.n:]
