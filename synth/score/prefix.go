@@ -1,9 +1,11 @@
 package score
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
+	"sort"
 
 	"reprise/internal/traceinfo"
 	"reprise/traceformat"
@@ -166,32 +168,30 @@ func Uncached(s *Sample, cache int) []float64 {
 
 // SessionHit is the share of prefix blocks that an earlier row of the same
 // session had, up to the first that none had; rows without a session count as
-// sessions of their own.
+// sessions of their own. It relies on ids being prefixes ([CheckTree]): a
+// session that has had a block has had all before it.
 func SessionHit(s *Sample) float64 {
 	if !s.HasBlocks() || s.Session == nil {
 		return math.NaN()
 	}
-	type key struct {
-		session int32
-		id      uint64
+	// One session after the other, so that the blocks of one are held at a time.
+	rows := make([]int, s.N())
+	for i := range rows {
+		rows[i] = i
 	}
-	seen := map[key]bool{}
+	slices.SortStableFunc(rows, func(i, j int) int { return cmp.Compare(s.Session[i], s.Session[j]) })
+	seen := map[uint64]bool{}
 	hits, total := 0, 0
-	for i := range s.Arrival {
+	for k, i := range rows {
+		if k == 0 || s.Session[i] != s.Session[rows[k-1]] || s.Session[i] < 0 {
+			clear(seen)
+		}
 		ids := s.RowBlocks(i)
+		depth := sort.Search(len(ids), func(d int) bool { return !seen[ids[d]] })
+		hits += depth
 		total += len(ids)
-		session := s.Session[i]
-		if session < 0 {
-			continue
-		}
-		for _, id := range ids {
-			if !seen[key{session, id}] {
-				break
-			}
-			hits++
-		}
-		for _, id := range slices.Backward(ids) {
-			seen[key{session, id}] = true
+		for _, id := range ids[depth:] {
+			seen[id] = true
 		}
 	}
 	return float64(hits) / float64(total)
