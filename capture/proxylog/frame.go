@@ -37,6 +37,7 @@ type framer struct {
 	buf     []byte
 	r, w    int
 	scanned int // bytes behind r that hold no end of a line
+	need    int // bytes to have before a record that spans lines is looked for again
 	eof     bool
 	skip    bool // in a record that was too long
 }
@@ -46,8 +47,9 @@ type framer struct {
 // following, the end for now.
 func (f *framer) next() ([]byte, error) {
 	for {
-		if f.r < f.w || f.eof && !f.follow {
+		if f.w-f.r >= f.need && f.r < f.w || f.eof {
 			rec, n, err := f.cut()
+			f.need = 0
 			if n > 0 {
 				f.r += n
 				f.scanned = 0
@@ -73,9 +75,11 @@ func (f *framer) next() ([]byte, error) {
 				return nil, errTooLong
 			}
 		}
+		if f.kind != lineFrame && f.need == 0 {
+			f.need = min(2*(f.w-f.r), maxRecord)
+		}
 		if err := f.fill(); err == io.EOF {
-			f.eof = true
-			if f.follow {
+			if f.eof = true; f.follow {
 				return nil, io.EOF
 			}
 		} else if err != nil {
