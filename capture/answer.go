@@ -49,6 +49,7 @@ type answerState struct {
 	same   repeat
 	known  bool // something of a dialect was seen
 	done   bool // [DONE] was seen
+	summed bool // and the block of usage that comes before it
 
 	times       []time.Duration // of token-bearing events
 	tokens      []int32
@@ -318,6 +319,7 @@ func (a *answerState) count(r *reply) int32 {
 	native := r.Choices == 0 && (r.Content || r.TokenIDs.OK)
 	if r.Choices == 0 && !native {
 		keep(&a.output, r.Output)
+		a.summed = a.summed || r.Output.OK
 		return 0
 	}
 	if r.Index < 0 || r.Index >= maxChoices {

@@ -322,6 +322,11 @@ func TestDialects(t *testing.T) {
 			[]string{`{"choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":null}]}`, `[DONE]`},
 			`endpoint chat prompt ?  output 1 events cached ? ttft 1s e2e 1s chunks 1 tokens 1 finish  outcome server_error truncated extra`,
 		},
+		{
+			"usage and [DONE] of a server that gives no finish reason", "/v1/chat/completions", `{"messages":[{"role":"user","content":"hi"}],"stream":true}`, sse,
+			[]string{`{"choices":[{"index":0,"delta":{"content":"Hi"}}]}`, `{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":1}}`, `[DONE]`},
+			`endpoint chat prompt 5 usage output 1 usage cached ? ttft 1s e2e 1s chunks 1 tokens 1 finish  outcome ok extra`,
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -395,6 +400,7 @@ func TestEndings(t *testing.T) {
 		{"504", 504, "", 0, "timeout http_504 5s"},
 		{"nginx's 499", 499, "", 0, "client_abort http_499 5s"},
 		{"an early 429, cut off", 429, "", ServerReset, "rejected http_429/rate_limited -"},
+		{"200 and nothing", 200, "", 0, "server_error empty_answer -"},
 		{"an error event", 200, stream + "data: {\"error\":{\"message\":\"EngineCore encountered an issue\"}}\n\n", 0, "server_error error_event/engine_dead -"},
 	}
 	for _, tt := range tests {

@@ -277,14 +277,18 @@ func (x *Exchange) outcome(how Ending) (result, class string) {
 		return traceformat.ResultServerError, "truncated"
 	case !a.begun:
 		return traceformat.ResultServerError, "no_answer"
+	case a.lastAt == 0 && !a.lost:
+		return traceformat.ResultServerError, "empty_answer"
 	}
 	return traceformat.ResultOK, ""
 }
 
-// complete reports whether the answer came to its end, which a finish reason is.
+// complete reports whether the answer came to its end, which a finish reason is,
+// and of a server that gives none the block of usage with [DONE] after it.
 func (x *Exchange) complete() bool {
 	a := &x.ans
-	return (a.status == 0 || a.status/100 == 2) && a.fault == "" && a.finish != "" && a.finish != "abort" && a.finish != "error"
+	return (a.status == 0 || a.status/100 == 2) && a.fault == "" &&
+		(a.finish != "" && a.finish != "abort" && a.finish != "error" || a.finish == "" && a.done && a.summed)
 }
 
 // refused is the outcome of a status that is no success.
