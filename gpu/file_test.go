@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -360,9 +361,10 @@ func BenchmarkFile(b *testing.B) {
 		b.Fatal(err)
 	}
 	i := 0
+	rng := rand.New(rand.NewPCG(1, 2)) // values that do not compress
 	for b.Loop() {
 		i++
-		w.Add(Sample{Time: time.Duration(i) * ms, Source: "nvml", Device: fmt.Sprint("gpu", i%8), Metric: gpuMetrics[i/8%len(gpuMetrics)].Name, Unit: "W", Value: float64(i % 977)})
+		w.Add(Sample{Time: time.Duration(i) * ms, Source: "nvml", Device: fmt.Sprint("gpu", i%8), Metric: gpuMetrics[i/8%len(gpuMetrics)].Name, Unit: "W", Value: rng.Float64()})
 		if i%50_000 == 0 {
 			if err := w.flush(false); err != nil {
 				b.Fatal(err)
@@ -374,5 +376,8 @@ func BenchmarkFile(b *testing.B) {
 	}
 	if w.Dropped() > 0 {
 		b.Errorf("%d samples dropped", w.Dropped())
+	}
+	if st, err := os.Stat(path); err == nil {
+		b.ReportMetric(float64(st.Size())/float64(i), "file-B/op")
 	}
 }
