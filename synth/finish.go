@@ -32,7 +32,8 @@ func (f *fitter) finish(ctx context.Context) error {
 		return nil
 	}
 	f.memory(ref, g)
-	if m.Blocks != nil {
+	// Where the start of sessions was assumed, reuse meets in another order.
+	if m.Blocks != nil && len(f.report.Candidates) > 0 {
 		return f.prefixScores(ctx, ref, g)
 	}
 	return nil

@@ -399,6 +399,7 @@ func (f *fitter) choose(ctx context.Context) error {
 	ref := f.scored(f.s)
 	f.report.Floor = f.floor()
 	var best, rows *Model
+	passed := false
 	for _, kind := range []string{ArrivalsExponential, ArrivalsGamma, ArrivalsWeibull, ArrivalsQuantiles, ArrivalsMMPP, ArrivalsProfile, ArrivalsRows} {
 		if f.o.Kind != "" && f.o.Kind != kind || kind == ArrivalsRows && f.groups != nil {
 			continue
@@ -421,8 +422,14 @@ func (f *fitter) choose(ctx context.Context) error {
 			continue
 		}
 		// The simplest that passes; else the nearest.
-		if best == nil || !f.chosen().Again.passes() && (c.Again.passes() || c.Again.Total < f.chosen().Again.Total) {
+		if best == nil || !passed && (c.Again.passes() || c.Again.Total < f.chosen().Again.Total) {
 			best, f.report.Chosen = m, c.Name
+			passed = c.Again.passes()
+			if !passed && kind != ArrivalsMMPP && kind != ArrivalsQuantiles {
+				if passed, err = f.typical(ctx, m, c.Again, ref); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	if best == nil {
@@ -466,6 +473,39 @@ func (f *fitter) continueWith(rows *Model) {
 	f.model.HoldsSourceRows = true
 }
 
+// typical says whether the trace looks like any draw of a model: whether it is
+// no further from what the model generates than two draws are from each other.
+// The limits of passes are for the same hour again, which a short Poisson
+// process is not even of itself.
+func (f *fitter) typical(ctx context.Context, m *Model, again *Scores, ref *score.Sample) (bool, error) {
+	bare := *m
+	bare.Blocks, bare.Clients = nil, slices.Clone(m.Clients)
+	bare.Clients[0].Prefixes = nil
+	var all []Scores
+	for seed := range seedsFor(ref.N()) {
+		var g [2]*score.Sample
+		for k := range g {
+			var err error
+			if g[k], err = bare.Sample(ctx, GenOptions{Seed: mix(f.o.Seed + uint64(100+2*seed+k)), Duration: seconds(ref.Horizon)}); err != nil {
+				return false, ctx.Err()
+			}
+			g[k].Horizon = ref.Horizon
+		}
+		all = append(all, f.distances(g[0], g[1]))
+	}
+	own := medians(all)
+	near := func(x, own score.Number, limit float64) bool { return within(x, max(limit, 1.5*float64(own)+0.01)) }
+	ok := near(again.GapKS, own.GapKS, limitGap) && near(again.IDC, own.IDC, limitIDC) && near(again.TokenIDC, own.TokenIDC, limitIDC)
+	for i, q := range again.Queues {
+		ok = ok && near(q.KS, own.Queues[i].KS, limitKS)
+	}
+	if ok {
+		f.report.Fits = true
+		f.report.Verdict = f.report.Chosen + ": the trace is no further from what it generates than two draws are from each other"
+	}
+	return ok, nil
+}
+
 func (f *fitter) chosen() *Candidate {
 	for i := range f.report.Candidates {
 		if f.report.Candidates[i].Name == f.report.Chosen {
@@ -506,6 +546,7 @@ func (f *fitter) assume(l *learned) error {
 	} else {
 		f.lose("arrivals: in the source all are at one instant; a Poisson process of the rate that was asked for takes their place")
 	}
+	f.report.Floor = unknownScores()
 	m := f.single(l, Arrivals{Kind: ArrivalsExponential, Rate: significant(rate, 6)})
 	if f.model.Horizon < 1 {
 		f.model.Horizon = significant(max(1, float64(l.starts.N())/rate), 6)
@@ -710,11 +751,16 @@ func medians(all []Scores) Scores {
 	return m
 }
 
+func unknownScores() Scores {
+	nan := score.Number(math.NaN())
+	return Scores{Rows: nan, GapKS: nan, IDC: nan, TokenIDC: nan, Total: nan}
+}
+
 // floor is what the halves of the trace differ by.
 func (f *fitter) floor() Scores {
 	h1, h2 := f.s.Halves()
 	if h1.N() < 2 || h2.N() < 2 {
-		return Scores{Rows: score.Number(math.NaN()), GapKS: score.Number(math.NaN()), IDC: score.Number(math.NaN()), TokenIDC: score.Number(math.NaN()), Total: score.Number(math.NaN())}
+		return unknownScores()
 	}
 	h1, h2 = f.scored(h1), f.scored(h2)
 	s := f.distances(h2, h1)
@@ -950,7 +996,7 @@ func (f *fitter) superpose(ctx context.Context, ref *score.Sample) error {
 	}
 	c := Candidate{Name: "clients", Again: again}
 	f.report.Candidates = append(f.report.Candidates, c)
-	if !again.passes() && f.chosen().Again.passes() && again.Total > f.chosen().Again.Total {
+	if !again.passes() && again.Total > 0.5 && again.Total > 2*f.chosen().Again.Total {
 		f.lose("who asks: a model of each client came less near than one of all together")
 		return nil
 	}
@@ -958,6 +1004,7 @@ func (f *fitter) superpose(ctx context.Context, ref *score.Sample) error {
 		f.lose("prefixes that clients share with each other")
 	}
 	f.model.Clients, f.report.Chosen = m.Clients, c.Name
+	f.report.Verdict = ""
 	return nil
 }
 

@@ -33,11 +33,14 @@ func publicTraces(t testing.TB) string {
 	t.Helper()
 	shared := os.Getenv("REPRISE_SHARED")
 	if shared == "" {
-		shared = "../../shared"
+		shared = "../shared"
+	}
+	if !filepath.IsAbs(shared) {
+		shared = filepath.Join("..", shared) // it is relative to the top of the repository
 	}
 	dir := filepath.Join(shared, "traces")
 	if _, err := os.Stat(dir); err != nil {
-		t.Skip("needs the public traces: set REPRISE_SHARED to the folder that holds traces/")
+		t.Skip("needs the public traces: set REPRISE_SHARED to their folder")
 	}
 	return dir
 }

@@ -412,8 +412,8 @@ func (s *Spec) prefixes() *Prefixes {
 	k := len(p.Edges) + 1
 	p.Continue, p.All = make([]float64, k), make([]float64, k)
 	p.Append, p.Depth, p.Gap = make([]*Marginal, k), make([]*Marginal, k), make([]*Marginal, k)
-	if s.SharedPrefix == 0 {
-		return p
+	if len(p.Edges) == 0 {
+		return p // nothing is shared, or no prompt fills a block
 	}
 	rootOf := make([]int, k) // index in a chain, -1 none
 	var depths []int
