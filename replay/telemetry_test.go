@@ -29,6 +29,10 @@ import (
 	"reprise/traceformat"
 )
 
+// scrapeTimeout is longer than a busy machine takes, but where a test is about
+// what takes longer still.
+var scrapeTimeout = 10 * time.Second
+
 // watched plays n requests against a simulated engine into a new directory.
 // page is what scrapes get, nil: the engine's own.
 func watched(t *testing.T, n int, gap time.Duration, page http.HandlerFunc, during func(*Dir, *Exporter), sources ...gpu.Source) (*Manifest, string) {
@@ -65,7 +69,7 @@ func watched(t *testing.T, n int, gap time.Duration, page http.HandlerFunc, duri
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := gpu.EngineOptions{Name: "engine", URL: p.URL + "/metrics", Tables: []*enginemetrics.Table{backends.Metrics("sim")}, Period: 20 * time.Millisecond, Timeout: 200 * time.Millisecond}
+	o := gpu.EngineOptions{Name: "engine", URL: p.URL + "/metrics", Tables: []*enginemetrics.Table{backends.Metrics("sim")}, Period: 20 * time.Millisecond, Timeout: scrapeTimeout}
 	if page != nil {
 		s := httptest.NewServer(page)
 		t.Cleanup(s.Close)
@@ -186,6 +190,10 @@ func TestTelemetryFaults(t *testing.T) {
 		{"no such page", "status 404", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			if tt.name == "a stall" {
+				defer func(d time.Duration) { scrapeTimeout = d }(scrapeTimeout)
+				scrapeTimeout = 50 * time.Millisecond
+			}
 			m, _ := watched(t, 20, 20*time.Millisecond, tt.page, nil)
 			if m.Summary.Requests.OK != 20 || m.State != StateComplete {
 				t.Errorf("the run: %+v", m.Summary.Requests)
