@@ -5,6 +5,7 @@ import (
 	"compress/zlib"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -435,5 +436,46 @@ func TestEndings(t *testing.T) {
 				t.Errorf("got %q, want %q; row %s", got, tt.want, rowText(row))
 			}
 		})
+	}
+}
+
+// However a compressed answer ends, its decoder is gone: it is a goroutine.
+func TestDecodersEnd(t *testing.T) {
+	before := runtime.NumGoroutine()
+	r, _ := newTest(t, Options{})
+	for i := range 300 {
+		coding := []string{"gzip", "deflate", "br", "zstd", "none such"}[i%5]
+		wire := []byte("not what it says")
+		if i%5 < 4 && i%2 == 0 {
+			wire = encode(t, coding, []byte(strings.Repeat("data: {}\n\n", 100)))
+		}
+		x := r.Begin(epoch, Conn{})
+		x.RequestHead(epoch, "POST", "/v1/completions", nil)
+		x.RequestEnd(epoch)
+		x.ResponseHead(epoch, 200, func(name string) string {
+			return map[string]string{"content-encoding": coding}[name]
+		})
+		x.ResponseBody(epoch, wire[:len(wire)/2])
+		switch i % 7 {
+		case 0:
+			x.ResponseBody(epoch, wire[len(wire)/2:])
+			x.ResponseEnd(epoch)
+		case 1:
+			x.ResponseEnd(epoch)
+		case 2:
+			x.Gap(epoch, true, 10)
+			x.ResponseBody(epoch, wire[len(wire)/2:])
+			x.ResponseEnd(epoch)
+		case 3:
+			x.Drop(ReasonQueueFull)
+		case 4:
+			x.End(epoch, ClientAbort)
+		} // the others are open until Close
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if after := runtime.NumGoroutine(); after > before+2 {
+		t.Errorf("%d goroutines before, %d after", before, after)
 	}
 }

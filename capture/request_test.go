@@ -490,6 +490,7 @@ func TestTwoHops(t *testing.T) {
 		t.Error("want the second hop skipped, and the first not")
 	}
 	hops[0].ResponseHead(epoch+5, 200, nil)
+	hops[0].ResponseBody(epoch+5, []byte("{}"))
 	hops[0].ResponseEnd(epoch + 6)
 	if len(s.rows) != 1 || r.Accounts().Reasons[ReasonDuplicate] != 1 {
 		t.Errorf("%d rows, %v", len(s.rows), r.Accounts())
