@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"maps"
 	"math"
 	"net/http"
 	"net/url"
@@ -199,9 +200,7 @@ func (e *Engine) fetch(ctx context.Context, now func() time.Duration) (at time.D
 	if err != nil {
 		return 0, err
 	}
-	for k, v := range e.o.Header {
-		req.Header[k] = v
-	}
+	maps.Copy(req.Header, e.o.Header)
 	req.Header.Set("Accept", "text/plain;version=0.0.4")
 	asked := now()
 	resp, err := e.client.Do(req)

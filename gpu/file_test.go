@@ -165,7 +165,7 @@ func journal(t testing.TB, n int) (b []byte, ends []int) {
 		t.Fatal(err)
 	}
 	defer enc.Close()
-	frame := []byte(fmt.Sprintf(`{"mark":%q,"version":1}`+"\n", journalMark))
+	frame := fmt.Appendf(nil, `{"mark":%q,"version":1}`+"\n", journalMark)
 	flush := func() {
 		b = enc.EncodeAll(frame, b)
 		ends = append(ends, len(b))

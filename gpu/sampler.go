@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -384,16 +385,17 @@ func (st *SourceStatus) Summary() string {
 	case st.Gaps == 0 && st.Dropped == 0 && !st.Hung:
 		return ""
 	}
-	text := fmt.Sprintf("%s: %d gaps, %.1f s in all", st.Name, st.Gaps, st.GapTime.Seconds())
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s: %d gaps, %.1f s in all", st.Name, st.Gaps, st.GapTime.Seconds())
 	for i, f := range st.Faults {
 		sep := ", "
 		if i == 0 {
 			sep = ": "
 		}
-		text += fmt.Sprintf("%s%s (%d)", sep, f.Fault, f.Count)
+		fmt.Fprintf(&text, "%s%s (%d)", sep, f.Fault, f.Count)
 	}
 	if st.Dropped > 0 {
-		text += fmt.Sprintf("; %d values dropped", st.Dropped)
+		fmt.Fprintf(&text, "; %d values dropped", st.Dropped)
 	}
-	return text
+	return text.String()
 }
