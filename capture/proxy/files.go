@@ -98,40 +98,50 @@ func (f *Files) create(path string) (Output, error) {
 	return &file{j, path}, nil
 }
 
-// Recover saves what an earlier process left behind when it was killed. A
-// journal that a live process holds is left alone. The work is done on a thread
-// that yields to all others.
-func (f *Files) Recover() {
+// Leftovers lists the journals that are there, before this process makes one.
+func (f *Files) Leftovers() []string {
+	stem, ext := f.split()
+	names, err := os.ReadDir(filepath.Dir(f.Path))
+	if err != nil {
+		return nil // creating the file says why
+	}
+	var list []string
+	for _, e := range names {
+		name := filepath.Join(filepath.Dir(f.Path), e.Name())
+		trace, ok := strings.CutSuffix(name, traceformat.JournalPath(""))
+		if ok && (trace == f.Path || strings.HasPrefix(trace, stem+".") && strings.HasSuffix(trace, ext)) {
+			list = append(list, name)
+		}
+	}
+	return list
+}
+
+// Recover saves journals that an earlier process left behind when it was killed;
+// one that a live process holds is left alone. The work is done on a thread that
+// yields to all others.
+func (f *Files) Recover(journals []string) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		background()
-		f.recoverAll()
+		for _, journal := range journals {
+			f.recover(journal)
+		}
 	}()
 	<-done
 }
 
-func (f *Files) recoverAll() {
-	stem, ext := f.split()
-	suffix := traceformat.JournalPath("")
-	names, err := os.ReadDir(filepath.Dir(f.Path))
+func (f *Files) recover(journal string) {
+	trace := strings.TrimSuffix(journal, traceformat.JournalPath(""))
+	r, err := traceformat.Recover(journal, trace, traceformat.Rebase())
 	if err != nil {
+		f.Log.Warn("a journal was left alone", "file", filepath.Base(journal), "error", err)
 		return
 	}
-	for _, e := range names {
-		name := filepath.Join(filepath.Dir(f.Path), e.Name())
-		trace, ok := strings.CutSuffix(name, suffix)
-		if !ok || trace != f.Path && !(strings.HasPrefix(trace, stem+".") && strings.HasSuffix(trace, ext)) {
-			continue
-		}
-		r, err := traceformat.Recover(name, trace, traceformat.Rebase())
-		if err != nil {
-			f.Log.Warn("a journal was left alone", "file", e.Name(), "error", err)
-			continue
-		}
-		os.Chmod(trace, 0o600)
-		f.Log.Info("an earlier recording was saved", "file", filepath.Base(trace), "rows", r.Rows, "lost_bytes", r.Lost())
+	if err := os.Chmod(trace, 0o600); err != nil {
+		f.Log.Warn("the mode of a file could not be set", "file", filepath.Base(trace), "error", err)
 	}
+	f.Log.Info("an earlier recording was saved", "file", filepath.Base(trace), "rows", r.Rows, "lost_bytes", r.Lost())
 }
 
 // A file is a trace in the making: a journal until it is closed.

@@ -349,7 +349,12 @@ func TestFilesRecover(t *testing.T) {
 		t.Fatal(err)
 	}
 	j.Sync()
-	(&Files{Path: path, Log: log}).Recover() // live: locked
+	f := &Files{Path: path, Log: log}
+	left := f.Leftovers()
+	if len(left) != 1 {
+		t.Fatalf("Leftovers = %v, want one", left)
+	}
+	f.Recover(left) // live: locked
 	if _, err := os.Stat(path); err == nil {
 		t.Fatal("the journal of a live process was recovered")
 	}
@@ -361,12 +366,11 @@ func TestFilesRecover(t *testing.T) {
 	os.Remove(journal)
 	os.WriteFile(journal, b, 0o600)
 
-	f := &Files{Path: path, Log: log}
 	out, err := f.Open()
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.Recover()
+	f.Recover(left)
 	if err := out.Close(); err != nil {
 		t.Fatal(err)
 	}

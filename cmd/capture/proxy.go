@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"syscall"
 	"time"
@@ -80,7 +81,9 @@ func runProxy(c *ucli.Context) error {
 	if c.NArg() > 0 {
 		return cli.Usagef("capture proxy --help", "proxy takes no arguments")
 	}
-	tuneCollector()
+	weight := make([]byte, ballast)
+	defer runtime.KeepAlive(weight)
+	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
 	log := slog.New(slog.NewTextHandler(c.App.ErrWriter, nil))
 	o, files, err := proxyOptions(c, log)
 	if err != nil {
@@ -97,6 +100,10 @@ func runProxy(c *ucli.Context) error {
 	listeners, err := listenersOf(c)
 	if err != nil {
 		return err
+	}
+	var leftovers []string
+	if files != nil {
+		leftovers = files.Leftovers()
 	}
 	p, err := proxy.New(o)
 	if err != nil {
@@ -115,7 +122,7 @@ func runProxy(c *ucli.Context) error {
 	}
 	if files != nil {
 		// What an earlier process left is saved beside the traffic.
-		go files.Recover()
+		go files.Recover(leftovers)
 	}
 	go func() {
 		for range hup {
@@ -256,14 +263,7 @@ func recordOptions(c *ucli.Context, log *slog.Logger) (*proxy.RecordOptions, *pr
 // it, garbage may grow to some 32 MiB however little is in use, where collecting
 // every 4 MiB would cost a tenth of the time; and no further than to
 // gcPercent of what is in use when that is thousands of streams.
-var ballast []byte
-
 const (
-	ballastSize = 64 << 20
-	gcPercent   = 50
+	ballast   = 64 << 20
+	gcPercent = 50
 )
-
-func tuneCollector() {
-	ballast = make([]byte, ballastSize)
-	debug.SetGCPercent(gcPercent)
-}
