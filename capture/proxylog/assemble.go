@@ -17,7 +17,6 @@ var (
 	errBadTime    = errors.New("has a time that cannot be read")
 	errNoDuration = errors.New("has the time of its end and no duration")
 	errShort      = errors.New("has too few fields")
-	errField      = errors.New("has a field that cannot be read")
 )
 
 // An assembler makes requests of records, by the same rules for all dialects.

@@ -50,8 +50,6 @@ type Dialect struct {
 	// New returns a parser for a log that begins with the sample. It refuses
 	// what cannot be read without being told more ([NeedError]).
 	New func(*Sample, *Options) (Parser, error)
-
-	frame frame // how records are told apart; autoFrame: by the sample
 }
 
 // A Parser reads the records of one log. It is used by one goroutine.

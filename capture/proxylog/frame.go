@@ -17,10 +17,9 @@ const (
 type frame uint8
 
 const (
-	autoFrame frame = iota
-	lineFrame       // one a line
-	jsonFrame       // JSON objects, over any number of lines, in arrays or not
-	csvFrame        // CSV, whose fields in quotes may hold line ends
+	lineFrame frame = iota // one a line
+	jsonFrame              // JSON objects, over any number of lines, in arrays or not
+	csvFrame               // CSV, whose fields in quotes may hold line ends
 )
 
 var (

@@ -70,12 +70,11 @@ func (p *haproxy) Flush(*Emitter)         {}
 
 // A haproxyLine is a line, cut.
 type haproxyLine struct {
-	client, date, server []byte
-	timers               [5][]byte
-	status, term         []byte
-	retries              []byte
-	queue                []byte
-	request              []byte
+	client, date []byte
+	timers       [5][]byte
+	status, term []byte
+	retries      []byte
+	request      []byte
 }
 
 var errHAProxy = errors.New("is no line of HAProxy's httplog")
@@ -109,15 +108,16 @@ func (h *haproxyLine) parse(b []byte) error {
 		return errHAProxy
 	}
 	var word []byte
-	next := func() bool {
-		word, b, ok = bytes.Cut(b, []byte(" "))
-		return ok && len(word) > 0
+	// take steps over n words, to the last of them.
+	take := func(n int) bool {
+		for range n {
+			if word, b, ok = bytes.Cut(b, []byte(" ")); !ok || len(word) == 0 {
+				return false
+			}
+		}
+		return true
 	}
-	if !next() || !next() { // frontend, backend/server
-		return errHAProxy
-	}
-	h.server = word
-	if !next() {
+	if !take(3) { // frontend, backend/server, timers
 		return errHAProxy
 	}
 	n := 0
@@ -131,25 +131,23 @@ func (h *haproxyLine) parse(b []byte) error {
 		h.timers[n] = part
 		n++
 	}
-	if n != 5 || !next() {
+	if n != 5 || !take(1) {
 		return errHAProxy
 	}
 	h.status = word
-	if !next() || !next() || !next() || !next() || len(word) != 4 { // bytes, two cookies
+	if !take(4) || len(word) != 4 { // bytes, two cookies
 		return errHAProxy
 	}
 	h.term = word
-	if !next() {
+	if !take(1) {
 		return errHAProxy
 	}
 	h.retries = bytes.TrimPrefix(word[bytes.LastIndexByte(word, '/')+1:], []byte("+"))
-	word, b, _ = bytes.Cut(b, []byte(" ")) // queues; the request may be missing
-	h.queue = word
-	if i := bytes.IndexByte(b, '"'); i >= 0 {
-		if text, _, ok := quotedText(b[i+1:]); ok {
+	if _, after, ok0 := bytes.Cut(b, []byte{'"'}); ok0 {
+		if text, _, ok := quotedText(after); ok {
 			h.request = text
 		} else {
-			h.request = b[i+1:] // cut by the length of a syslog line
+			h.request = after // cut by the length of a syslog line
 		}
 	}
 	return nil

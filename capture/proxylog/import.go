@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"reprise/capture"
@@ -277,12 +278,13 @@ type BadShareError struct {
 }
 
 func (e *BadShareError) Error() string {
-	s := fmt.Sprintf("%d of %d records cannot be read, more than the %.3g %% of --max-bad; they look like this, letters as a and digits as 0:",
+	var s strings.Builder
+	fmt.Fprintf(&s, "%d of %d records cannot be read, more than the %.3g %% of --max-bad; they look like this, letters as a and digits as 0:",
 		e.Unreadable, e.Records, 100*e.Max)
 	for _, shape := range e.Shapes {
-		s += "\n  " + shape
+		s.WriteString("\n  " + shape)
 	}
-	return s
+	return s.String()
 }
 
 // checkEvery is how many records pass between two looks at the share of

@@ -187,11 +187,11 @@ func (n *nginx) Flush(*Emitter) {}
 // nginxLogFormat takes the format out of a log_format directive, joined over
 // its quoted pieces; text without the directive is a format itself.
 func nginxLogFormat(text string) (string, error) {
-	i := strings.Index(text, "log_format")
-	if i < 0 {
+	_, after, ok := strings.Cut(text, "log_format")
+	if !ok {
 		return text, nil
 	}
-	rest := text[i+len("log_format"):]
+	rest := after
 	if j := strings.Index(rest, "log_format"); j >= 0 && strings.ContainsAny(rest[:j], ";") {
 		return "", errors.New("--log-format holds several log_format directives: give the one that wrote the log")
 	}

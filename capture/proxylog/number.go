@@ -84,8 +84,8 @@ func exponent(b []byte, scale int) (int64, bool) {
 // places counts the digits behind the point.
 func places(b []byte) int {
 	n := 0
-	if i := bytes.IndexByte(b, '.'); i >= 0 {
-		for _, c := range b[i+1:] {
+	if _, after, ok := bytes.Cut(b, []byte{'.'}); ok {
+		for _, c := range after {
 			if c < '0' || c > '9' {
 				break
 			}

@@ -194,11 +194,11 @@ func reprMeta(b []byte, r *record) {
 		default:
 			mark = append(append([]byte("'"), name...), "': "...)
 		}
-		at := bytes.Index(b, mark)
-		if at < 0 {
+		_, after, ok := bytes.Cut(b, mark)
+		if !ok {
 			continue
 		}
-		v := b[at+len(mark):]
+		v := after
 		if end := bytes.IndexAny(v, ",}"); end >= 0 {
 			v = v[:end]
 		}

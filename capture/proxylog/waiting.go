@@ -35,9 +35,6 @@ func (w *waitingRequests) put(id string, l *capture.Logged, e *Emitter) {
 	}
 }
 
-// get returns what waits under id, or nil.
-func (w *waitingRequests) get(id string) *capture.Logged { return w.byID[id] }
-
 // take removes and returns what waits under id, or nil.
 func (w *waitingRequests) take(id string) *capture.Logged {
 	l := w.byID[id]
