@@ -12,7 +12,7 @@ import (
 func metricsTable() string {
 	var b strings.Builder
 	b.WriteString("| metric | unit | kind | DCGM | meaning |\n| --- | --- | --- | --- | --- |\n")
-	for _, m := range slices.Concat(gpuMetrics, commonMetrics) {
+	for _, m := range slices.Concat(gpuMetrics, EngineMetrics(), commonMetrics) {
 		dcgm := "-"
 		if m.DCGM != "" {
 			dcgm = "`" + strings.ReplaceAll(m.DCGM, ", ", "`, `") + "`"

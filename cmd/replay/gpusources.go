@@ -18,13 +18,16 @@ import (
 	"reprise/internal/cli"
 )
 
+// agentTokenEnv is the environment variable of the agent's token.
+const agentTokenEnv = "REPRISE_AGENT_TOKEN"
+
 // gpuFlags say where the GPUs are that serve.
 func gpuFlags() []urfave.Flag {
 	return []urfave.Flag{
 		&urfave.StringSliceFlag{Name: "gpu", Usage: "watch GPUs through `SOURCE`: nvml (of this host), agent=URL (a \"replay agent\"), dcgm=URL (a DCGM exporter), smi or smi=FILE (nvidia-smi, or what it wrote), off; several for several hosts",
 			DefaultText: "nvml where the server is on this host"},
 		&urfave.Float64Flag{Name: "gpu-rate", Value: float64(time.Second) / float64(nvml.DefaultPeriod), Usage: "read NVML `N` times a second"},
-		&urfave.StringFlag{Name: "agent-token-file", Usage: "`FILE` that holds the agent's bearer token"},
+		&urfave.StringFlag{Name: "agent-token-file", Usage: "`FILE` that holds the agent's bearer token", DefaultText: agentTokenEnv + " of the environment"},
 		&urfave.StringFlag{Name: "agent-ca", Usage: "`FILE` of the authority that signed the agent's certificate"},
 		&urfave.StringFlag{Name: "agent-cert", Usage: "`FILE` of a certificate to show to the agent"},
 		&urfave.StringFlag{Name: "agent-key", Usage: "`FILE` of its key"},
@@ -91,6 +94,9 @@ func gpuSources(c *urfave.Context, s *server) (sources []gpu.Source, err error) 
 			token, err := readToken(c.String("agent-token-file"))
 			if err != nil {
 				return nil, err
+			}
+			if token == "" {
+				token = os.Getenv(agentTokenEnv)
 			}
 			r, err := agent.NewRemote(agent.RemoteOptions{Name: name(kind), URL: value, Token: token, TLS: conf})
 			if err != nil {

@@ -21,7 +21,10 @@ const (
 )
 
 // harmless are reasons for lower clocks that are no disturbance.
-var harmless = map[string]bool{"sync_boost": true, "board_limit": true, "low_utilization": true, "reliability": true}
+var harmless = map[string]bool{"sync_boost": true, "low_utilization": true, "reliability": true}
+
+// capped are limits of power, by the names of the reasons and of the counters.
+var capped = map[string]bool{"power": true, "sw_power_cap": true, "board_limit": true}
 
 func (f *Findings) warn(format string, args ...any) {
 	f.Warnings = append(f.Warnings, fmt.Sprintf(format, args...))
@@ -44,7 +47,7 @@ func (a *analysis) environment(f *Findings) {
 			text := fmt.Sprintf("%s was throttled for %s of %s: %s", g.Device, units.Duration(sec), units.Duration(window), strings.ReplaceAll(why, "_", " "))
 			switch {
 			case harmless[why]:
-			case why == "power" || why == "sw_power_cap":
+			case capped[why]:
 				if share >= throttleShare {
 					doubt("%s", text)
 				}
