@@ -149,13 +149,13 @@ func (p *Proxy) appendHead(b []byte, r *http.Request, f framing) []byte {
 	switch {
 	case f.length < 0:
 		b = append(b, "Transfer-Encoding: chunked\r\n"...)
+		for name := range r.Trailer {
+			b = appendField(b, "Trailer", name)
+		}
 	case f.length > 0 || f.present:
 		b = append(b, "Content-Length: "...)
 		b = strconv.AppendInt(b, f.length, 10)
 		b = append(b, '\r', '\n')
-	}
-	for name := range r.Trailer {
-		b = appendField(b, "Trailer", name)
 	}
 	trailers := wantsTrailers(r.Header)
 	protocols := upgrade(r)

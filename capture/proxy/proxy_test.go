@@ -1041,3 +1041,68 @@ func (m *memory) Close() error {
 }
 
 var errFull = fmt.Errorf("write: %w", syscall.ENOSPC)
+
+// The same over HTTP/2, and to a server that speaks it.
+func TestEarlyAnswerOverHTTP2(t *testing.T) {
+	refuse := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(401)
+		io.WriteString(w, "no")
+	})
+	for _, upHTTP2 := range []bool{false, true} {
+		up := scripted(t, "HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno", true).url()
+		if upHTTP2 {
+			up = unencryptedHTTP2(t, refuse).URL
+		}
+		p := run(t, up, func(o *Options) { o.UpstreamHTTP2 = upHTTP2; o.Record = (&memory{}).record() })
+		for range 3 {
+			for name, c := range map[string]*http.Client{"HTTP/1.1": client(t), "HTTP/2": http2Client(t)} {
+				resp, err := c.Post(p.url, "x/y", io.MultiReader(io.LimitReader(zeros{}, 3<<20)))
+				if err != nil {
+					// A client of HTTP/1.1 may see the reset before it looks at the answer.
+					if name == "HTTP/1.1" {
+						continue
+					}
+					t.Fatalf("%s to http2 %t: %v", name, upHTTP2, err)
+				}
+				b, err := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if resp.StatusCode != 401 || string(b) != "no" || err != nil {
+					t.Errorf("%s to http2 %t: %d %q %v, want 401 no", name, upHTTP2, resp.StatusCode, b, err)
+				}
+			}
+		}
+		eventually(t, func() bool { return p.m.streams.Load() == 0 }, "the exchanges end")
+	}
+}
+
+// A client that stops in the middle of its body ends the upstream's request as
+// well, and holds nothing.
+func TestAbortInTheBody(t *testing.T) {
+	felt := make(chan error, 10)
+	up := server(t, func(w http.ResponseWriter, r *http.Request) {
+		_, err := io.Copy(io.Discard, r.Body)
+		felt <- err
+	})
+	out := new(memory)
+	p := run(t, up.URL, func(o *Options) { o.Record = out.record() })
+	for _, head := range []string{"Content-Length: 100000", "Transfer-Encoding: chunked"} {
+		c := dial(t, p.addr)
+		io.WriteString(c, "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n"+head+"\r\n\r\n5\r\nhello\r\n")
+		eventually(t, func() bool { return p.m.streams.Load() == 1 }, "the exchange begins")
+		time.Sleep(20 * time.Millisecond) // so that some of the body is on its way
+		c.Close()
+		select {
+		case err := <-felt:
+			if err == nil {
+				t.Errorf("%s: the upstream took half a body for all of it", head)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s: the upstream waits on", head)
+		}
+		eventually(t, func() bool { return p.m.streams.Load() == 0 }, "the exchange ends")
+	}
+	p.stop()
+	if a, _ := p.rec.accounts(); a.Seen != 2 || a.Open != 0 || a.Check() != nil {
+		t.Errorf("accounts %v", a)
+	}
+}
