@@ -15,12 +15,15 @@ import (
 	"reprise/traceformat"
 )
 
-// benchFile is a capture of streams that interleave, with an acknowledgement
-// for every event: 1,000 connections, two requests each, 200 events in an
-// answer.
+// benchFile is a capture of 1,000 streams that interleave, two answers of 200
+// events each.
 var benchFile = sync.OnceValues(func() ([]byte, int) {
-	g := http1(1000, 2, 200)
-	return pcaptest.Pcap(frame.Ethernet, true, false, g.net.Packets), len(g.net.Packets)
+	var b bytes.Buffer
+	n, err := pcaptest.WriteStreams(&b, 1000, 2, 200)
+	if err != nil {
+		panic(err)
+	}
+	return b.Bytes(), n
 })
 
 type nowhere struct{}

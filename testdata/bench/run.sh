@@ -3,7 +3,7 @@
 #
 #   bash testdata/bench/run.sh [SECTION...]      all but peers: about ten minutes
 #
-# Sections: machine format timers rate fidelity burst telemetry events streams memory azure logs peers proxy.
+# Sections: machine format timers rate fidelity burst telemetry events streams memory azure logs packets peers proxy.
 # `peers` installs other load generators into REPRISE_CACHE (~/.cache/reprise) and
 # plays the same traces with them. ROUNDS (2) and SECONDS_EACH (10) shorten or
 # lengthen. A quiet machine is wanted: the load is printed so that a busy one shows.
@@ -12,7 +12,7 @@ cd "$(dirname "$0")/../.."
 shared=${REPRISE_SHARED:-../shared}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-all="machine format timers rate fidelity burst telemetry events streams memory azure logs"
+all="machine format timers rate fidelity burst telemetry events streams memory azure logs packets"
 [ $# -gt 0 ] || set -- $all
 
 title() { printf '\n## %s: %s\nload %s\n\n' "$1" "$2" "$(cut -d' ' -f1-3 /proc/loadavg 2>/dev/null || echo unknown)"; }
@@ -89,6 +89,19 @@ logs() {
   for lines in 200000 2000000; do
     (cd cmd/capture && GOMAXPROCS=1 REPRISE_BENCH_LINES=$lines "$out/capture.test" -test.run '^$' -test.bench Logs -test.benchtime 1x | grep 'MB-peak')
   done
+}
+
+packets() {
+  title packets "a capture of streamed answers to a finished trace, one core; packets/s, MB/s, and memory"
+  GOMAXPROCS=1 go test -run '^$' -bench . -cpu 1 -benchtime 3x ./capture/packet ./capture/packet/frame
+  GOMAXPROCS=1 REPRISE_BENCH_PCAP=$out/streams.pcap go test -run '^$' -bench Packets -benchtime 3x ./cmd/capture
+  if command -v tshark >/dev/null; then
+    echo "tshark on the same file, HTTP requests as fields:"
+    (TIMEFORMAT='%R s, %U s of user time'
+      time tshark -r "$out/streams.pcap" -d tcp.port==8000,http -Y http.request -T fields -e frame.time_epoch 2>/dev/null | wc -l)
+  else
+    echo "without tshark, which is not installed"
+  fi
 }
 
 failed=
