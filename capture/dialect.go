@@ -94,13 +94,9 @@ type part struct {
 }
 
 func (b *part) read(p *jsonscan.Parser) {
-	if !p.Enter('{') {
-		p.Skip()
-		return
-	}
 	var kind []byte
 	named := false
-	for k, ok := p.Key(); ok; k, ok = p.Key() {
+	for k := range members(p) {
 		switch string(k) {
 		case "type":
 			kind = p.Text()
@@ -123,11 +119,7 @@ func (b *part) read(p *jsonscan.Parser) {
 }
 
 func (b *part) list(p *jsonscan.Parser) {
-	if !p.Enter('[') {
-		p.Skip()
-		return
-	}
-	for p.Elem() {
+	for range elements(p) {
 		b.read(p)
 	}
 }
@@ -139,11 +131,7 @@ type usage struct {
 }
 
 func (u *usage) read(p *jsonscan.Parser) {
-	if !p.Enter('{') {
-		p.Skip()
-		return
-	}
-	for k, ok := p.Key(); ok; k, ok = p.Key() {
+	for k := range members(p) {
 		switch string(k) {
 		case "input_tokens":
 			u.input = p.Count()
@@ -180,11 +168,7 @@ func (u *usage) prompt() (all, cached traceformat.Opt[int32]) {
 }
 
 func messageUsage(p *jsonscan.Parser) (u usage) {
-	if !p.Enter('{') {
-		p.Skip()
-		return u
-	}
-	for k, ok := p.Key(); ok; k, ok = p.Key() {
+	for k := range members(p) {
 		if string(k) == "usage" {
 			u.read(p)
 		} else {
@@ -197,11 +181,7 @@ func messageUsage(p *jsonscan.Parser) (u usage) {
 // count steps over a value and returns the count of that name, if the value is
 // an object that has it.
 func count(p *jsonscan.Parser, name string) (n traceformat.Opt[int32]) {
-	if !p.Enter('{') {
-		p.Skip()
-		return n
-	}
-	for k, ok := p.Key(); ok; k, ok = p.Key() {
+	for k := range members(p) {
 		if string(k) == name {
 			n = p.Count()
 		} else {
@@ -226,10 +206,8 @@ func (r *reply) responses(data []byte) error {
 		case "delta":
 			delta = p.Text()
 		case "response":
-			if p.Enter('{') {
-				resp.read(&p)
-			} else {
-				p.Skip()
+			for k := range members(&p) {
+				resp.member(&p, k)
 			}
 		default:
 			whole.member(&p, k)
@@ -274,12 +252,6 @@ type response struct {
 	usage                   usage
 }
 
-func (r *response) read(p *jsonscan.Parser) {
-	for k, ok := p.Key(); ok; k, ok = p.Key() {
-		r.member(p, k)
-	}
-}
-
 func (r *response) member(p *jsonscan.Parser, k []byte) {
 	switch string(k) {
 	case "object":
@@ -303,16 +275,8 @@ func (r *response) member(p *jsonscan.Parser, k []byte) {
 
 // output reads the items of an answer.
 func (r *response) output(p *jsonscan.Parser) {
-	if !p.Enter('[') {
-		p.Skip()
-		return
-	}
-	for p.Elem() {
-		if !p.Enter('{') {
-			p.Skip()
-			continue
-		}
-		for k, ok := p.Key(); ok; k, ok = p.Key() {
+	for range elements(p) {
+		for k := range members(p) {
 			switch string(k) {
 			case "content":
 				var b part
@@ -411,11 +375,7 @@ func (r *reply) native(data []byte) error {
 
 // details reads TGI's account of an answer.
 func (r *reply) details(p *jsonscan.Parser) {
-	if !p.Enter('{') {
-		p.Skip()
-		return
-	}
-	for k, ok := p.Key(); ok; k, ok = p.Key() {
+	for k := range members(p) {
 		switch string(k) {
 		case "finish_reason":
 			r.FinishReason = p.Text()

@@ -288,11 +288,7 @@ func (w *canon) calls(raw []byte) {
 		return
 	}
 	for p.Elem() {
-		if !p.Enter('{') {
-			p.Skip()
-			continue
-		}
-		for k, ok := p.Key(); ok; k, ok = p.Key() {
+		for k := range members(&p) {
 			if string(k) == "function" {
 				w.function(p.Value())
 			} else {
@@ -303,12 +299,12 @@ func (w *canon) calls(raw []byte) {
 }
 
 func (w *canon) function(raw []byte) {
-	p := jsonscan.New(raw)
-	if !p.Enter('{') {
+	if len(raw) == 0 || raw[0] != '{' {
 		return
 	}
+	p := jsonscan.New(raw)
 	var name, arguments []byte
-	for k, ok := p.Key(); ok; k, ok = p.Key() {
+	for k := range members(&p) {
 		switch string(k) {
 		case "name":
 			name = p.Text()
@@ -345,10 +341,9 @@ func (w *canon) content(raw []byte, depth int) {
 // part writes one part of a message's content.
 func (w *canon) part(raw []byte, depth int) {
 	p := jsonscan.New(raw)
-	p.Enter('{')
 	var kind, text, name []byte
 	var content, input, medium []byte
-	for k, ok := p.Key(); ok; k, ok = p.Key() {
+	for k := range members(&p) {
 		switch string(k) {
 		case "type":
 			kind = p.Text()

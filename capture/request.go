@@ -2,6 +2,7 @@ package capture
 
 import (
 	"bytes"
+	"iter"
 	"strings"
 
 	"reprise/internal/jsonscan"
@@ -385,11 +386,7 @@ func (b *requestBody) params(p *jsonscan.Parser) {
 		}
 		return
 	}
-	if !p.Enter('{') {
-		p.Skip()
-		return
-	}
-	for k, ok := p.Key(); ok; k, ok = p.Key() {
+	for k := range members(p) {
 		switch string(k) {
 		case "max_new_tokens", "max_tokens":
 			b.max = p.Count()
@@ -404,11 +401,7 @@ func (b *requestBody) params(p *jsonscan.Parser) {
 }
 
 func (b *requestBody) metadata(p *jsonscan.Parser) {
-	if !p.Enter('{') {
-		p.Skip()
-		return
-	}
-	for k, ok := p.Key(); ok; k, ok = p.Key() {
+	for k := range members(p) {
 		switch string(k) {
 		case "user_id":
 			b.user = p.Text()
@@ -431,14 +424,36 @@ func flag(p *jsonscan.Parser) (v traceformat.Opt[bool]) {
 	return v
 }
 
+// members yields the names of an object's members, each with p at its value. A
+// value of another kind is stepped over.
+func members(p *jsonscan.Parser) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		if !p.Enter('{') {
+			p.Skip()
+			return
+		}
+		for k, ok := p.Key(); ok && yield(k); k, ok = p.Key() {
+		}
+	}
+}
+
+// elements yields once for each element of an array, with p at it. A value of
+// another kind is stepped over.
+func elements(p *jsonscan.Parser) iter.Seq[struct{}] {
+	return func(yield func(struct{}) bool) {
+		if !p.Enter('[') {
+			p.Skip()
+			return
+		}
+		for p.Elem() && yield(struct{}{}) {
+		}
+	}
+}
+
 // member steps over a value and returns the string of that name, if the value is
 // an object that has it.
 func member(p *jsonscan.Parser, name string) (v []byte) {
-	if !p.Enter('{') {
-		p.Skip()
-		return nil
-	}
-	for k, ok := p.Key(); ok; k, ok = p.Key() {
+	for k := range members(p) {
 		if string(k) == name {
 			v = p.Text()
 		} else {
