@@ -131,7 +131,6 @@ type Writer struct {
 	inBuf   int64 // samples in buf
 	total   int64 // samples taken
 	dropped int64
-	info    FileInfo
 	err     error // of the last write
 	closed  bool
 

@@ -4,6 +4,7 @@ package nvml
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -48,7 +49,7 @@ func helper() int {
 		for range readings {
 			now += DefaultPeriod
 			for _, s := range sources {
-				if err := s.Sample(nil, func() time.Duration { return now }, func(s gpu.Sample) { r.Samples = append(r.Samples, s) }); err != nil {
+				if err := s.Sample(context.Background(), func() time.Duration { return now }, func(s gpu.Sample) { r.Samples = append(r.Samples, s) }); err != nil {
 					r.Fault = gpu.AsFault(err).Name
 				}
 			}
