@@ -230,11 +230,43 @@ func (p *pacer) half(n int, correlation float64) int {
 	return p.s.binomial(n, share)
 }
 
+// maxSilent is after how many windows without an arrival a client is taken to
+// have gone for good: years of them, and seconds of work.
+const maxSilent = 1 << 27
+
+// silent says whether a client never makes a request.
+func (c *Client) silent() bool {
+	if c.Weight == 0 {
+		return true
+	}
+	switch a := &c.Arrivals; a.Kind {
+	case ArrivalsProfile:
+		for _, s := range a.Profile.Spans {
+			for _, r := range s.Rates {
+				if r > 0 {
+					return false
+				}
+			}
+		}
+		return a.Profile.Beyond != OrderRows
+	case ArrivalsMMPP:
+		mean := 0.0
+		for i, p := range a.States.stationary() {
+			mean += p * a.States.Rates[i]
+		}
+		return mean < 1e-12
+	case ArrivalsRows:
+		return false
+	default:
+		return a.Rate == 0
+	}
+}
+
 // arrival returns the next arrival and the lengths of its window; ok is false
 // at the limit.
 func (p *pacer) arrival() (t float64, window *windowLengths, ok bool) {
 	need := -1.0
-	for p.t < p.limit {
+	for silent := 0; p.t < p.limit && silent < maxSilent; silent++ {
 		if p.piece.count >= 0 {
 			if n := len(p.times); n > 0 {
 				p.t = p.times[n-1]

@@ -112,6 +112,12 @@ func (m *Model) Generate(o GenOptions) (*Generator, error) {
 	}
 	entries = max(1024, entries/max(1, copies*len(m.Clients)/4))
 	for i := range m.Clients {
+		if m.Clients[i].silent() {
+			continue
+		}
+		if err := m.checkBlocks(&m.Clients[i], orOne(o.Prompts)); err != nil {
+			return nil, err
+		}
 		for k := range copies {
 			part := min(1, scale-float64(k))
 			if v := newVoice(m, &m.Clients[i], k, part, entries, limit, &o); v != nil {
@@ -124,6 +130,24 @@ func (m *Model) Generate(o GenOptions) (*Generator, error) {
 	}
 	heap.Init(&g.voices)
 	return g, nil
+}
+
+// maxBlocks bounds the ids of one prompt.
+const maxBlocks = 1 << 20
+
+// checkBlocks refuses prompts of absurdly many blocks.
+func (m *Model) checkBlocks(c *Client, factor float64) error {
+	if m.Blocks == nil || c.Prefixes == nil || c.Lengths == nil || c.Lengths.In == nil {
+		return nil
+	}
+	longest := c.Lengths.In.Max
+	if f := c.Sessions; f != nil && f.First != nil {
+		longest = max(longest, f.First.Max)
+	}
+	if longest*factor/float64(m.Blocks.Size) > maxBlocks {
+		return fmt.Errorf("prompts of up to %.4g tokens in blocks of %d are more than %d blocks", longest*factor, m.Blocks.Size, maxBlocks)
+	}
+	return nil
 }
 
 func (m *Model) header(o *GenOptions) *traceformat.Header {

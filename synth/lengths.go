@@ -244,7 +244,6 @@ type lengthSampler struct {
 	rows              []alias // output bin given input bin
 	reasoning, cached *partSampler
 	scaleIn, scaleOut float64
-	maxIn             int32
 }
 
 type partSampler struct {

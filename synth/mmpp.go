@@ -19,7 +19,7 @@ type States struct {
 
 func (m *States) check(l *Lengths) error {
 	k := len(m.Rates)
-	if !interval(m.Step) || k == 0 || k > 256 || len(m.Move) != k {
+	if !(m.Step >= minWindow) || !interval(m.Step) || k == 0 || k > 256 || len(m.Move) != k {
 		return fmt.Errorf("states: %d rates and %d rows of moves at steps of %v s", k, len(m.Move), m.Step)
 	}
 	var errs []error

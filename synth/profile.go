@@ -56,7 +56,11 @@ type Span struct {
 	Kinds  string    `json:"kinds,omitempty"`
 }
 
-const maxWindows = 1 << 22
+const maxWindows = 1 << 20
+
+// minWindow bounds the windows of profiles and the steps of states from below,
+// so that a quiet hour is not millions of them.
+const minWindow = 1e-3
 
 // maxSplits bounds Split: a window of an hour divided by 2^24 is 0.2 ms.
 const maxSplits = 24
@@ -64,7 +68,7 @@ const maxSplits = 24
 func (p *Profile) check(l *Lengths) error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("profile: "+format, args...)) }
-	if !interval(p.Window) || p.Windows <= 0 || p.Windows > maxWindows || p.Window*float64(p.Windows) > maxHorizon {
+	if !(p.Window >= minWindow) || p.Windows <= 0 || p.Windows > maxWindows || p.Window*float64(p.Windows) > maxHorizon {
 		bad("%d windows of %v s", p.Windows, p.Window)
 	}
 	next := 0

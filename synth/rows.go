@@ -28,7 +28,7 @@ type Rows struct {
 func (r *Rows) check() error {
 	n := len(r.Gaps)
 	var errs []error
-	if !interval(r.Block) || !interval(r.Seconds) || r.Seconds > maxHorizon || n == 0 {
+	if !interval(r.Block) || r.Block < minWindow || r.Block < r.Seconds/1e6 || !interval(r.Seconds) || r.Seconds > maxHorizon || n == 0 {
 		errs = append(errs, fmt.Errorf("%d rows over %v s, blocks of %v s", n, r.Seconds, r.Block))
 	}
 	for name, k := range map[string]int{"in": len(r.In), "out": len(r.Out), "reuse_s": len(r.Reuse), "depth": len(r.Depth)} {
