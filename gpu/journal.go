@@ -128,7 +128,7 @@ type Writer struct {
 
 	mu      sync.Mutex
 	buf     []byte
-	inBuf   int64 // samples in buf
+	writing int   // bytes that are on their way to the file
 	total   int64 // samples taken
 	dropped int64
 	err     error // of the last write
@@ -186,7 +186,7 @@ func (w *Writer) line(l journalLine) {
 func (w *Writer) Add(s Sample) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.closed || len(w.buf) >= maxPending {
+	if w.closed || len(w.buf)+w.writing >= maxPending {
 		w.dropped++
 		return
 	}
@@ -197,7 +197,6 @@ func (w *Writer) Add(s Sample) {
 		return
 	}
 	w.buf = append(append(w.buf, b...), '\n')
-	w.inBuf++
 	w.total++
 	if n < frameSize && len(w.buf) >= frameSize {
 		select {
@@ -263,8 +262,7 @@ func (w *Writer) flush(sync bool) error {
 		return w.err
 	}
 	w.raw, w.buf = w.buf, w.raw[:0]
-	n := w.inBuf
-	w.inBuf = 0
+	w.writing = len(w.raw)
 	w.mu.Unlock()
 
 	w.out = w.out[:0]
@@ -296,11 +294,10 @@ func (w *Writer) flush(sync bool) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.err, w.dead = err, dead
+	w.err, w.dead, w.writing = err, dead, 0
 	if err != nil && !dead {
 		w.buf = append(w.raw, w.buf...)
 		w.raw = nil
-		w.inBuf += n
 	}
 	return err
 }
