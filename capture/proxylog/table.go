@@ -123,12 +123,16 @@ func (t *table) object(line []byte, r *record) error {
 // members reads what is left of an object that p has entered.
 func (t *table) members(p *jsonscan.Parser, n *node, r *record, level int) {
 	for i := 0; ; i++ {
-		name, ok := p.Key()
+		var likely []byte
+		if i < len(n.last) {
+			likely = n.last[i].name
+		}
+		name, ok := p.KeyIs(likely)
 		if !ok {
 			return
 		}
 		var c *node
-		if i < len(n.last) && bytes.Equal(n.last[i].name, name) {
+		if likely != nil && bytes.Equal(likely, name) {
 			c = n.last[i].node
 		} else {
 			c = t.find(n, name)
@@ -215,7 +219,7 @@ func (t *table) find(n *node, name []byte) *node {
 
 // remember notes what stood at place i.
 func (n *node) remember(i int, name []byte, c *node) {
-	if i >= maxPlaces || len(name) > 128 {
+	if i >= maxPlaces || len(name) > 128 || bytes.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == '"' || r == '\\' }) {
 		return
 	}
 	for len(n.last) <= i {

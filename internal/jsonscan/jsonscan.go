@@ -116,6 +116,11 @@ func (p *Parser) Key() ([]byte, bool) {
 	if p.Peek() != '"' {
 		return nil, p.fail()
 	}
+	return p.keyAt()
+}
+
+// keyAt reads a name and its colon, i being at its quote.
+func (p *Parser) keyAt() ([]byte, bool) {
 	k, escaped := p.Str()
 	if p.bad || p.Peek() != ':' {
 		return nil, p.fail()
@@ -125,6 +130,23 @@ func (p *Parser) Key() ([]byte, bool) {
 		k = Unquote(k)
 	}
 	return k, true
+}
+
+// KeyIs is Key where the next name is likely to be name, which holds no byte that
+// JSON escapes: it steps over it at once if so.
+func (p *Parser) KeyIs(name []byte) (key []byte, ok bool) {
+	if !p.more('}') {
+		return nil, false
+	}
+	if p.Peek() != '"' {
+		return nil, p.fail()
+	}
+	end := p.i + 1 + len(name)
+	if end+1 < len(p.b) && p.b[end] == '"' && p.b[end+1] == ':' && string(p.b[p.i+1:end]) == string(name) {
+		p.i = end + 2
+		return name, true
+	}
+	return p.keyAt()
 }
 
 // Elem steps to the next element of an array.
