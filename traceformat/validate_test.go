@@ -69,7 +69,7 @@ func TestValidateEachRule(t *testing.T) {
 		{"utf8", func(r *Row) { r.Model = "\xff" }},
 		{"blocks", func(r *Row) { r.PrefixBlocks = r.PrefixBlocks[:2] }},
 		{"times", func(r *Row) { r.TTFT = Some[time.Duration](10); r.ChunkTimes, r.ChunkTokens = nil, nil }},
-		{"chunks", func(r *Row) { r.ChunkTokens = nil }},
+		{"chunks", func(r *Row) { r.ChunkTimes = nil }},
 		{"chunks", func(r *Row) { r.ChunkTimes[1] = 4 }},
 		{"chunks", func(r *Row) { r.ChunkTokens[1] = -4 }},
 		{"times", func(r *Row) { r.ChunkTimes[2] = 10 }},
