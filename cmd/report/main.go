@@ -50,7 +50,7 @@ partial, 130 if interrupted.`,
 			jsonFlag(),
 		},
 		Action:   action(show),
-		Commands: []*ucli.Command{mergeCommand()},
+		Commands: []*ucli.Command{mergeCommand(), compareCommand()},
 	}
 }
 

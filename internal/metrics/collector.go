@@ -220,6 +220,16 @@ func eachGap(row *traceformat.Row, visit func(gap time.Duration, tokens int64)) 
 	}
 }
 
+// TokenGaps visits the gaps between token-bearing events whose later event says
+// how many tokens it carries: ITL is gap / tokens, tokens times.
+func TokenGaps(row *traceformat.Row, visit func(gap time.Duration, tokens int64)) {
+	eachGap(row, func(gap time.Duration, tokens int64) {
+		if tokens > 0 {
+			visit(gap, tokens)
+		}
+	})
+}
+
 // received places the tokens of any request in time.
 func (c *Collector) received(row *traceformat.Row, r *Reading) {
 	if !r.Sent.OK || !r.E2E.OK && len(row.ChunkTimes) == 0 {

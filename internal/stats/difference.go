@@ -36,6 +36,8 @@ type Difference struct {
 	// Lo and Hi bound Diff at Level. They are NaN where Why says that there is no
 	// interval.
 	Lo, Hi float64
+	// ALo to BHi bound the figures themselves.
+	ALo, AHi, BLo, BHi float64
 	// RelLo and RelHi bound B/A - 1; NaN where A or B may be 0 or negative.
 	Rel, RelLo, RelHi float64
 	// P is the two-sided p-value of no difference.
@@ -52,6 +54,7 @@ type Difference struct {
 func (d Difference) none(format string, a ...any) Difference {
 	nan := math.NaN()
 	d.Lo, d.Hi, d.RelLo, d.RelHi, d.P, d.Less, d.SE = nan, nan, nan, nan, nan, nan, nan
+	d.ALo, d.AHi, d.BLo, d.BHi = nan, nan, nan, nan
 	d.Why = fmt.Sprintf(format, a...)
 	return d
 }
@@ -86,6 +89,7 @@ func (p *Paired) Differences(seed uint64, levels ...float64) []Difference {
 	for i, level := range levels {
 		var d Difference
 		if n == 0 {
+			d.A, d.B, d.Diff, d.Rel = math.NaN(), math.NaN(), math.NaN(), math.NaN()
 			out[i] = d.none("nothing to compare")
 			continue
 		}
@@ -115,12 +119,14 @@ func (p *Paired) Differences(seed uint64, levels ...float64) []Difference {
 }
 
 func (p *Paired) interval(d Difference, reps [][2]float64, filled int, level float64) Difference {
-	var m, logs Moments
+	var m, ma, mb, logs Moments
 	diffs := make([]float64, len(reps))
 	positive := d.A > 0 && d.B > 0
 	for i, r := range reps {
 		diffs[i] = r[1] - r[0]
 		m.Add(diffs[i])
+		ma.Add(r[0])
+		mb.Add(r[1])
 		if positive = positive && r[0] > 0 && r[1] > 0; positive {
 			logs.Add(math.Log(r[1] / r[0]))
 		}
@@ -131,6 +137,8 @@ func (p *Paired) interval(d Difference, reps [][2]float64, filled int, level flo
 	wide := math.Sqrt(float64(filled) / float64(filled-1))
 	d.SE = m.SD() * wide
 	d.Lo, d.Hi = d.Diff-q*d.SE, d.Diff+q*d.SE
+	ha, hb := q*ma.SD()*wide, q*mb.SD()*wide
+	d.ALo, d.AHi, d.BLo, d.BHi = d.A-ha, d.A+ha, d.B-hb, d.B+hb
 	if p.Tied(level) {
 		slices.Sort(diffs)
 		tail := distuv.UnitNormal.CDF(-q * wide)
@@ -204,11 +212,14 @@ func Repeated(a, b []float64, tied bool) Difference {
 	}
 	t := student(d.DF)
 	q := t.Quantile(1 - (1-Level)/2)
-	d.SE = m.SD() / math.Sqrt(float64(n))
+	root := math.Sqrt(float64(n))
+	d.SE = m.SD() / root
+	ha, hb := q*ma.SD()/root, q*mb.SD()/root
+	d.ALo, d.AHi, d.BLo, d.BHi = d.A-ha, d.A+ha, d.B-hb, d.B+hb
 	d.Lo, d.Hi = d.Diff-q*d.SE, d.Diff+q*d.SE
 	d.RelLo, d.RelHi = math.NaN(), math.NaN()
 	if positive {
-		h := q * logs.SD() / math.Sqrt(float64(n))
+		h := q * logs.SD() / root
 		d.Rel = math.Expm1(logs.Mean())
 		d.RelLo, d.RelHi = math.Expm1(logs.Mean()-h), math.Expm1(logs.Mean()+h)
 	}
@@ -238,5 +249,44 @@ func Holm(p []float64) []float64 {
 		worst = max(worst, min(1, float64(len(order)-k)*p[i]))
 		out[i] = worst
 	}
+	return out
+}
+
+// Average is the mean of independent differences, each with its own standard
+// error: what several runs differ by in themselves, and not from each other.
+// Without an interval of each there is none.
+func Average(ds ...Difference) Difference {
+	var out Difference
+	n := float64(len(ds))
+	variance, va, vb, vr := 0.0, 0.0, 0.0, 0.0
+	half := func(lo, hi float64, df int) float64 { return (hi - lo) / 2 / student(df).Quantile(1-(1-Level)/2) }
+	rel := 0.0
+	for _, d := range ds {
+		out.A, out.B, out.Diff = out.A+d.A/n, out.B+d.B/n, out.Diff+d.Diff/n
+		if !d.OK() {
+			continue
+		}
+		out.DF += d.DF
+		variance += d.SE * d.SE
+		a, b := half(d.ALo, d.AHi, d.DF), half(d.BLo, d.BHi, d.DF)
+		va, vb = va+a*a, vb+b*b
+		r := half(math.Log1p(d.RelLo), math.Log1p(d.RelHi), d.DF)
+		vr += r * r
+		rel += math.Log1p(d.Rel) / n
+	}
+	out.Rel = out.B/out.A - 1
+	for _, d := range ds {
+		if !d.OK() {
+			return out.none("%s", d.Why)
+		}
+	}
+	t := student(out.DF)
+	q := t.Quantile(1 - (1-Level)/2)
+	out.SE = math.Sqrt(variance) / n
+	out.Lo, out.Hi = out.Diff-q*out.SE, out.Diff+q*out.SE
+	ha, hb, hr := q*math.Sqrt(va)/n, q*math.Sqrt(vb)/n, q*math.Sqrt(vr)/n
+	out.ALo, out.AHi, out.BLo, out.BHi = out.A-ha, out.A+ha, out.B-hb, out.B+hb
+	out.RelLo, out.RelHi = math.Expm1(rel-hr), math.Expm1(rel+hr)
+	out.P, out.Less = out.judge(t)
 	return out
 }

@@ -37,9 +37,9 @@ type side struct {
 	sorted []float64 // the values, where they are at hand
 }
 
-// edgesPerSide is the number of quantiles of a side that become edges: half of
-// them evenly spread, half above p98, where tails are compared.
-const edgesPerSide = 400
+// edgesPerSide is the number of quantiles of a side of n values that become
+// edges: half of them evenly spread, half above p98, where tails are compared.
+func edgesPerSide(n int) int { return min(400, max(40, n/8)) }
 
 // Piece is the piece of the i-th of n requests in the order of time.
 func Piece(i, n int) int8 { return int8(int64(i) * Pieces / int64(n)) }
@@ -81,10 +81,12 @@ func (p *Paired) cut() {
 			continue
 		}
 		top = max(top, s[len(s)-1])
-		for i := range edgesPerSide {
-			level := 0.98 * float64(i) / (edgesPerSide / 2)
-			if i >= edgesPerSide/2 {
-				level = 0.98 + 0.02*float64(i-edgesPerSide/2)/(edgesPerSide/2)
+		all := edgesPerSide(len(s))
+		half := all / 2
+		for i := range all {
+			level := 0.98 * float64(i) / float64(half)
+			if i >= half {
+				level = 0.98 + 0.02*float64(i-half)/float64(all-half)
 			}
 			p.edges = append(p.edges, s[int(level*float64(len(s)-1))])
 		}

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"reprise/internal/cli"
+	"reprise/internal/metrics"
+	"reprise/report"
+	"reprise/traceformat"
+)
+
+func compareCommand() *ucli.Command {
+	return &ucli.Command{
+		Name:      "compare",
+		Usage:     "say which of two sides is better, by how much, and how sure that is",
+		UsageText: "report compare A B [flags]\nreport compare A1,A2,A3 B1,B2,B3 [flags]",
+		Description: `Compare holds B against A, request by request: was it the same work, what differs, by how
+much, and could it be chance. A side is a run directory or a captured trace, or its
+repeats with commas between; NAME=RUN,RUN names it. Requests join on id and lap, so that
+runs of one trace are needed.
+
+With one run of each side the intervals are of these runs; from three on they are of the
+deployment, and hold what differs from run to run. Latencies are from the schedule, of
+requests that succeeded on both sides. Where prompts or token counts differ, the request
+was not the same work and is left out, unless --keep-unequal.
+
+A gate fails only if the whole interval lies beyond its limit:
+  --fail-if 'ttft.p99 > +5%'     B is more than 5 % above A
+  --fail-if 'error_rate > 0.1%'  B itself
+  --fail-if 'e2e.p50 > 2s'
+
+Examples:
+  report compare vllm/ sglang/
+  report compare before=a1,a2,a3 after=b1,b2,b3 --fail-if 'ttft.p99 > +5%' --junit gate.xml
+  report compare a/ b/ --json | jq '.metrics[] | select(.name=="ttft.p99")'
+
+Exit status is 0 if done, 1 if a gate fails or the sides cannot be compared, 2 for a usage
+error, 3 if a run of either side is invalid, 130 if interrupted.`,
+		Flags: []ucli.Flag{
+			&ucli.StringSliceFlag{Name: "slo", Usage: "for goodput and misses, for example 'ttft<500ms'", DefaultText: "as run A was played"},
+			&ucli.StringSliceFlag{Name: "fail-if", Usage: "exit 1 if `CONDITION` is certain; may be given more than once"},
+			&ucli.StringFlag{Name: "junit", Usage: "write the gates to `FILE` as JUnit XML"},
+			&ucli.StringFlag{Name: "markdown", Usage: "write the comparison to `FILE` as Markdown, - for standard output"},
+			&ucli.BoolFlag{Name: "keep-unequal", Usage: "compare requests too whose prompt or token counts differ"},
+			&ucli.Uint64Flag{Name: "seed", Value: 1, Usage: "of the bootstrap"},
+			&ucli.StringFlag{Name: "format", Usage: "source `FORMAT` of traces", DefaultText: "detected"},
+			jsonFlag(),
+		},
+		Action: action(compare),
+	}
+}
+
+// gcPercent trades a little time for memory: a comparison holds both runs.
+const gcPercent = 40
+
+func compare(ctx context.Context, c *ucli.Context) error {
+	if c.NArg() != 2 {
+		return cli.Usagef("report compare a/ b/; repeats of a side have commas between: a1/,a2/,a3/", "compare: want two sides, got %d", c.NArg())
+	}
+	conf := report.CompareConfig{KeepUnequal: c.Bool("keep-unequal"), Seed: c.Uint64("seed")}
+	if c.IsSet("slo") {
+		slos, err := metrics.ParseSLOs(c.StringSlice("slo"))
+		if err != nil {
+			return cli.Usagef("report compare a/ b/ --slo 'ttft<500ms'", "%w", err)
+		}
+		conf.SLOs = slos
+	}
+	if f := c.String("format"); f != "" {
+		conf.Read = append(conf.Read, traceformat.WithFormat(f))
+	}
+	var gates []report.Gate
+	for _, expr := range c.StringSlice("fail-if") {
+		g, err := report.ParseGate(expr)
+		if err != nil {
+			return cli.Usagef("", "--fail-if %w", err)
+		}
+		gates = append(gates, g)
+	}
+	if c.String("junit") != "" && gates == nil {
+		return cli.Usagef("add --fail-if 'ttft.p99 > +5%'", "--junit writes gates, and there are none")
+	}
+	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
+	a, b := side(c.Args().Get(0)), side(c.Args().Get(1))
+	if a.Name == b.Name {
+		a.Name, b.Name = a.Name+" (A)", b.Name+" (B)"
+	}
+	cmp, err := report.Compare(ctx, a, b, conf)
+	if err != nil {
+		return explain("", err)
+	}
+	checks, err := cmp.Check(gates)
+	if err != nil {
+		return cli.Usagef("", "--fail-if: %w", err)
+	}
+	if err := writeComparison(c, cmp, checks); err != nil {
+		return err
+	}
+	failed := slices.ContainsFunc(checks, func(k report.Check) bool { return k.Failed })
+	switch {
+	case failed:
+		return &cli.Error{Code: cli.Failed}
+	case cmp.Invalid:
+		return &cli.Error{Code: cli.Invalid}
+	}
+	return nil
+}
+
+func writeComparison(c *ucli.Context, cmp *report.Comparison, checks []report.Check) error {
+	if name := c.String("junit"); name != "" {
+		var b bytes.Buffer
+		if err := report.WriteJUnit(&b, checks); err != nil {
+			return err
+		}
+		if err := os.WriteFile(name, b.Bytes(), 0o644); err != nil {
+			return err
+		}
+	}
+	if name := c.String("markdown"); name != "" {
+		var b bytes.Buffer
+		if err := cmp.RenderMarkdown(&b, checks); err != nil {
+			return err
+		}
+		if name == "-" {
+			_, err := c.App.Writer.Write(b.Bytes())
+			return err
+		}
+		if err := os.WriteFile(name, b.Bytes(), 0o644); err != nil {
+			return err
+		}
+	}
+	if c.Bool("json") {
+		return cli.WriteJSON(c.App.Writer, struct {
+			*report.Comparison
+			Gates []report.Check `json:"gates,omitempty"`
+		}{cmp, checks})
+	}
+	if err := cmp.RenderText(c.App.Writer); err != nil {
+		return err
+	}
+	for _, k := range checks {
+		mark := "pass"
+		switch {
+		case k.Failed:
+			mark = "FAIL"
+		case k.Unknown:
+			mark = "unknown"
+		}
+		if _, err := io.WriteString(c.App.Writer, mark+"  "+k.Gate+": "+k.Text+"\n"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// side reads NAME=RUN,RUN. A file whose name holds "=" is written ./a=b.
+func side(arg string) report.Side {
+	name, runs, ok := strings.Cut(arg, "=")
+	if !ok || strings.ContainsAny(name, "/.") {
+		name, runs = "", arg
+	}
+	s := report.Side{Name: name}
+	if _, err := os.Stat(runs); err == nil {
+		s.Runs = []string{runs} // also where the name holds a comma
+	} else {
+		for run := range strings.SplitSeq(runs, ",") {
+			if run != "" {
+				s.Runs = append(s.Runs, run)
+			}
+		}
+	}
+	if s.Name == "" && len(s.Runs) > 0 {
+		s.Name = filepath.Base(filepath.Clean(s.Runs[0]))
+	}
+	return s
+}

@@ -1,0 +1,177 @@
+package report
+
+import (
+	"encoding/xml"
+	"fmt"
+	"io"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"reprise/internal/units"
+)
+
+// A Gate is a condition under which a comparison fails: "ttft.p99 > +5%" says
+// that B is more than 5 % above A, "error_rate > 0.1%" and "e2e.p50 > 2s" bound
+// B itself. It fails when the whole interval lies beyond the limit, and never
+// on a point estimate.
+type Gate struct {
+	Expr     string
+	Metric   string
+	Above    bool // fails above the limit, otherwise below it
+	Relative bool // of B against A, in place of B itself
+	Limit    float64
+}
+
+// ParseGate reads "METRIC > LIMIT" or "METRIC < LIMIT". A limit with a sign and
+// a percent sign is relative to A; without a sign it is a duration, a share or a
+// plain number.
+func ParseGate(expr string) (Gate, error) {
+	g := Gate{Expr: strings.TrimSpace(expr)}
+	i := strings.IndexAny(g.Expr, "<>")
+	bad := func(why string) (Gate, error) {
+		return Gate{}, fmt.Errorf("%q: %s; write 'ttft.p99 > +5%%' (B against A), 'error_rate > 0.1%%' or 'goodput < 20' (B itself)", expr, why)
+	}
+	if i < 0 {
+		return bad("has neither < nor >")
+	}
+	g.Metric, g.Above = strings.TrimSpace(g.Expr[:i]), g.Expr[i] == '>'
+	limit := strings.TrimSpace(strings.TrimPrefix(g.Expr[i+1:], "="))
+	if g.Metric == "" || limit == "" {
+		return bad("lacks a metric or a limit")
+	}
+	signed := limit[0] == '+' || limit[0] == '-'
+	if share, ok := strings.CutSuffix(limit, "%"); ok {
+		v, err := strconv.ParseFloat(strings.TrimSpace(share), 64)
+		if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
+			return bad("has no number before %")
+		}
+		g.Limit, g.Relative = v/100, signed
+		return g, nil
+	}
+	if signed {
+		return bad("has a sign and no %")
+	}
+	if v, err := strconv.ParseFloat(limit, 64); err == nil && !math.IsNaN(v) && !math.IsInf(v, 0) {
+		g.Limit = v
+		return g, nil
+	}
+	d, err := time.ParseDuration(limit)
+	if err != nil {
+		return bad("has a limit that is no number, share or time")
+	}
+	g.Limit = float64(d)
+	return g, nil
+}
+
+// A Check is what became of one gate.
+type Check struct {
+	Gate    string `json:"gate"`
+	Failed  bool   `json:"failed"`
+	Unknown bool   `json:"unknown,omitempty"` // there is no interval to judge by
+	Text    string `json:"text"`
+}
+
+// Check judges the gates. A metric that the comparison does not have is an
+// error: a gate with a typing mistake must not pass.
+func (c *Comparison) Check(gates []Gate) ([]Check, error) {
+	var out []Check
+	for _, g := range gates {
+		m := c.metric(g.Metric)
+		if m == nil {
+			var names []string
+			for i := range c.Metrics {
+				names = append(names, c.Metrics[i].Name)
+			}
+			return nil, fmt.Errorf("no metric %q in this comparison; there are %s", g.Metric, strings.Join(names, ", "))
+		}
+		out = append(out, g.check(m))
+	}
+	return out, nil
+}
+
+func (c *Comparison) metric(name string) *Metric {
+	for i := range c.Metrics {
+		if c.Metrics[i].Name == name {
+			return &c.Metrics[i]
+		}
+	}
+	return nil
+}
+
+func (g *Gate) check(m *Metric) Check {
+	v, show := m.B, func(x float64) string { return m.format(x) }
+	if g.Relative {
+		v, show = m.Rel, signedPercent
+	}
+	k := Check{Gate: g.Expr}
+	if !v.Lo.OK || !v.Hi.OK {
+		k.Unknown = true
+		k.Text = "cannot be judged: " + m.Why
+		if m.Why == "" {
+			k.Text = "cannot be judged: there is no interval"
+		}
+		if v.V.OK {
+			k.Text = show(v.V.V) + "; " + k.Text
+		}
+		return k
+	}
+	k.Failed = g.Above && v.Lo.V > g.Limit || !g.Above && v.Hi.V < g.Limit
+	k.Text = fmt.Sprintf("%s, 95 %% interval %s to %s", show(v.V.V), show(v.Lo.V), show(v.Hi.V))
+	return k
+}
+
+func signedPercent(x float64) string {
+	if x >= 0 {
+		return "+" + units.Percent(x)
+	}
+	return "-" + units.Percent(-x)
+}
+
+// WriteJUnit writes checks in the form that CI servers read: a test case a gate.
+func WriteJUnit(w io.Writer, checks []Check) error {
+	type message struct {
+		Message string `xml:"message,attr"`
+	}
+	type testcase struct {
+		Name    string   `xml:"name,attr"`
+		Class   string   `xml:"classname,attr"`
+		Failure *message `xml:"failure,omitempty"`
+		Skipped *message `xml:"skipped,omitempty"`
+		Out     string   `xml:"system-out,omitempty"`
+	}
+	type suite struct {
+		XMLName  xml.Name   `xml:"testsuite"`
+		Name     string     `xml:"name,attr"`
+		Tests    int        `xml:"tests,attr"`
+		Failures int        `xml:"failures,attr"`
+		Skipped  int        `xml:"skipped,attr"`
+		Cases    []testcase `xml:"testcase"`
+	}
+	s := suite{Name: "report compare", Tests: len(checks)}
+	for _, c := range checks {
+		t := testcase{Name: c.Gate, Class: "reprise"}
+		switch {
+		case c.Failed:
+			s.Failures++
+			t.Failure = &message{c.Text}
+		case c.Unknown:
+			s.Skipped++
+			t.Skipped = &message{c.Text}
+		default:
+			t.Out = c.Text
+		}
+		s.Cases = append(s.Cases, t)
+	}
+	if _, err := io.WriteString(w, xml.Header); err != nil {
+		return err
+	}
+	e := xml.NewEncoder(w)
+	e.Indent("", "  ")
+	if err := e.Encode(s); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, "\n")
+	return err
+}

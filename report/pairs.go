@@ -1,0 +1,391 @@
+package report
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"time"
+
+	"reprise/internal/metrics"
+	"reprise/internal/stats"
+	"reprise/traceformat"
+)
+
+// A run is one side of a comparison as it is read.
+type run struct {
+	name     string
+	manifest *Manifest // nil of a capture
+	conf     metrics.Config
+	read     []traceformat.ReadOption
+}
+
+func openRun(name string, c Config) (*run, error) {
+	r := &run{name: name, read: c.Read}
+	if info, err := os.Stat(name); err == nil && info.IsDir() && isRun(name) {
+		m, err := ReadManifest(name)
+		if err != nil {
+			return nil, err
+		}
+		r.manifest, r.conf = m, m.config()
+	}
+	if c.SLOs != nil {
+		r.conf.SLOs = c.SLOs
+	}
+	return r, nil
+}
+
+// rows visits every row.
+func (r *run) rows(ctx context.Context, visit func(row *traceformat.Row), opts ...traceformat.ReadOption) error {
+	rd, err := traceformat.Open(r.name, append(slices.Clone(r.read), opts...)...)
+	if err != nil {
+		return err
+	}
+	defer rd.Close()
+	n := 0
+	for row, err := range rd.All() {
+		if n++; err == nil && n%checkEvery == 0 {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", r.name, err)
+		}
+		visit(row)
+	}
+	return nil
+}
+
+// pairKey names a request in both runs.
+type pairKey struct {
+	id  int64
+	lap int32
+}
+
+// asked is what is kept of a row of A until its partner in B comes by.
+type asked struct {
+	digest                 int64
+	zero                   time.Duration
+	lag, ttft, e2e         time.Duration // none where unknown
+	prompt, output, cached int32         // served, or recorded; -1 unknown
+	promptAsked            int32
+	out                    int32 // received
+	turn                   int32
+	client                 int32
+	class                  metrics.Class
+	piece                  int8
+	flags                  uint8
+}
+
+const (
+	askedDigest = 1 << iota
+	askedPaired
+	askedMeasured
+)
+
+const unknownTime = time.Duration(math.MinInt64)
+
+// A pair is one request with both of its outcomes.
+type pair struct {
+	key                    pairKey
+	a, b                   figures
+	zero                   time.Duration // in A
+	prompt, output, cached int32         // of A, -1 unknown
+	turn, client           int32
+	piece                  int8
+}
+
+// figures are the latencies of one outcome, in ns; NaN where it has none. From
+// the schedule, but for TPOT.
+type figures struct {
+	ttft, e2e, tpot float64
+	ok, good        bool
+}
+
+// Work says whether both sides did the same.
+type Work struct {
+	Rows    [2]int64 `json:"rows"`   // measured, of A and B
+	Joined  int64    `json:"joined"` // requests that both have
+	OnlyA   int64    `json:"only_a"`
+	OnlyB   int64    `json:"only_b"`
+	BothOK  int64    `json:"both_ok"`
+	FailedA int64    `json:"failed_in_a_only"`
+	FailedB int64    `json:"failed_in_b_only"`
+	// Of the joined ones, those whose prompt, or what the server counted, differs.
+	Prompts      int64 `json:"prompts_differ"`
+	Unverified   int64 `json:"prompts_unverified"` // without a digest on either side
+	PromptTokens int64 `json:"prompt_tokens_differ"`
+	OutputTokens int64 `json:"output_tokens_differ"`
+	CachedTokens int64 `json:"cached_tokens_differ"`
+	// Excluded were left out of the comparison for one of the first three.
+	Excluded int64     `json:"excluded"`
+	Examples []Unequal `json:"examples,omitempty"`
+}
+
+// An Unequal is a request that was not the same work.
+type Unequal struct {
+	ID   int64    `json:"id"`
+	Lap  int32    `json:"lap,omitempty"`
+	What string   `json:"what"` // prompt, prompt_tokens, output_tokens
+	Was  [2]int32 `json:"was"`
+}
+
+// maxExamples bounds Work.Examples.
+const maxExamples = 10
+
+// duel is a pair of runs, request by request.
+type duel struct {
+	pairs   []pair // of requests that succeeded on both sides
+	clients []string
+	work    Work
+	sums    [2]*metrics.Summary
+	// of all joined requests, in the order of A: failures and SLOs
+	failed, missed [2][]float64
+	piece          []int8
+	// event gaps divided by tokens, by piece
+	itl  [2][stats.Pieces][]float64
+	sumI [2][stats.Pieces]float64
+}
+
+// itlEdges are 1 % apart, from 1 µs to an hour.
+var itlEdges = func() (edges []float64) {
+	for x := 1e3; x < 3.6e12; x *= 1.01 {
+		edges = append(edges, x)
+	}
+	return append(edges, math.Inf(1))
+}()
+
+// bin is where itlEdges hold a gap.
+func bin(ns float64) int {
+	if ns <= 1e3 {
+		return 0
+	}
+	return min(len(itlEdges)-1, int(math.Ceil(math.Log(ns/1e3)/math.Log(1.01)-1e-9)))
+}
+
+// readDuel reads both runs.
+func readDuel(ctx context.Context, a, b *run, exclude bool) (*duel, error) {
+	j := &duel{}
+	for side := range j.itl {
+		for i := range j.itl[side] {
+			j.itl[side][i] = make([]float64, len(itlEdges))
+		}
+	}
+	n := 0
+	if err := a.rows(ctx, func(*traceformat.Row) { n++ }, traceformat.Columns("id")); err != nil {
+		return nil, err
+	}
+	index := make(map[pairKey]int32, n)
+	first := make([]asked, 0, n)
+	sessions := map[int64]int8{} // where each began: a session stays whole
+	clients := map[string]int32{}
+	cols := [2]*metrics.Collector{metrics.NewCollector(a.conf), metrics.NewCollector(b.conf)}
+	i := 0
+	err := a.rows(ctx, func(row *traceformat.Row) {
+		cols[0].Add(row)
+		m := metrics.Measure(row)
+		p := stats.Piece(i, n)
+		i++
+		if s, ok := row.Session.Get(); ok {
+			if began, known := sessions[s]; known {
+				p = began
+			} else {
+				sessions[s] = p
+			}
+		}
+		client, ok := clients[row.Client]
+		if !ok {
+			client = int32(len(clients))
+			clients[row.Client] = client
+			j.clients = append(j.clients, row.Client)
+		}
+		x := asked{
+			digest: row.PromptDigest.V, zero: m.Zero, lag: unknownTime, ttft: m.TTFT.Or(unknownTime), e2e: m.E2E.Or(unknownTime),
+			prompt: m.PromptTokens.Or(-1), output: m.OutputTokens.Or(-1), cached: cachedTokens(row), out: m.OutputTokens.Or(-1),
+			promptAsked: row.PromptTokens.Or(-1), turn: row.Turn.Or(-1), client: client, class: m.Class, piece: p,
+		}
+		if m.Sent.OK {
+			x.lag = m.Sent.V - m.Zero
+		}
+		if row.PromptDigest.OK {
+			x.flags |= askedDigest
+		}
+		if measured(&a.conf, m.Zero) {
+			x.flags |= askedMeasured
+			j.work.Rows[0]++
+			j.gaps(0, p, row, m.Class)
+		}
+		index[pairKey{row.ID, row.Lap}] = int32(len(first))
+		first = append(first, x)
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = b.rows(ctx, func(row *traceformat.Row) {
+		cols[1].Add(row)
+		m := metrics.Measure(row)
+		in := measured(&b.conf, m.Zero)
+		if in {
+			j.work.Rows[1]++
+		}
+		at, ok := index[pairKey{row.ID, row.Lap}]
+		if !ok {
+			if in {
+				j.work.OnlyB++
+			}
+			return
+		}
+		x := &first[at]
+		x.flags |= askedPaired
+		if !in || x.flags&askedMeasured == 0 {
+			return
+		}
+		j.gaps(1, x.piece, row, m.Class)
+		j.meet(x, row, &m, a.conf.SLOs, exclude)
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i := range first {
+		if f := first[i].flags; f&askedMeasured != 0 && f&askedPaired == 0 {
+			j.work.OnlyA++
+		}
+	}
+	for side := range cols {
+		j.sums[side] = cols[side].Summary()
+	}
+	for side, r := range []*run{a, b} {
+		if r.manifest != nil {
+			hold(&j.sums[side].Fidelity, r.manifest.Summary)
+		}
+	}
+	return j, nil
+}
+
+func measured(c *metrics.Config, zero time.Duration) bool {
+	return zero >= c.From && (c.To == 0 || zero <= c.To)
+}
+
+// cachedTokens are those of the run, or of the capture; -1 unknown.
+func cachedTokens(row *traceformat.Row) int32 {
+	if row.Scheduled.OK {
+		return row.ServedCachedTokens.Or(-1)
+	}
+	return row.CachedTokens.Or(-1)
+}
+
+// gaps adds the time per token between the events of a success.
+func (j *duel) gaps(side int, piece int8, row *traceformat.Row, class metrics.Class) {
+	if class != metrics.OK {
+		return
+	}
+	metrics.TokenGaps(row, func(gap time.Duration, tokens int64) {
+		each := float64(gap) / float64(tokens)
+		j.itl[side][piece][bin(each)] += float64(tokens)
+		j.sumI[side][piece] += float64(gap)
+	})
+}
+
+// meet joins a row of B with its partner.
+func (j *duel) meet(x *asked, row *traceformat.Row, m *metrics.Reading, slos []metrics.SLO, exclude bool) {
+	w := &j.work
+	w.Joined++
+	okA, okB := x.class == metrics.OK, m.Class == metrics.OK
+	fa := x.figures(slos)
+	y := asked{zero: m.Zero, lag: unknownTime, ttft: m.TTFT.Or(unknownTime), e2e: m.E2E.Or(unknownTime), out: m.OutputTokens.Or(-1), class: m.Class}
+	if m.Sent.OK {
+		y.lag = m.Sent.V - m.Zero
+	}
+	fb := y.figures(slos)
+	j.piece = append(j.piece, x.piece)
+	j.failed[0], j.failed[1] = append(j.failed[0], failure(x.class)), append(j.failed[1], failure(m.Class))
+	j.missed[0], j.missed[1] = append(j.missed[0], indicator(!fa.good)), append(j.missed[1], indicator(!fb.good))
+	switch {
+	case okA && !okB:
+		w.FailedB++
+	case okB && !okA:
+		w.FailedA++
+	}
+	if !okA || !okB {
+		return
+	}
+	w.BothOK++
+	unequal := false
+	differ := func(count *int64, what string, a, b int32) {
+		*count++
+		unequal = true
+		if len(w.Examples) < maxExamples {
+			w.Examples = append(w.Examples, Unequal{row.ID, row.Lap, what, [2]int32{a, b}})
+		}
+	}
+	prompt, output := m.PromptTokens.Or(-1), m.OutputTokens.Or(-1)
+	switch {
+	case x.flags&askedDigest == 0 || !row.PromptDigest.OK:
+		w.Unverified++
+	case x.digest != row.PromptDigest.V:
+		differ(&w.Prompts, "prompt", x.prompt, prompt)
+	}
+	if x.prompt != prompt && x.prompt >= 0 && prompt >= 0 {
+		differ(&w.PromptTokens, "prompt_tokens", x.prompt, prompt)
+	}
+	if x.output != output && x.output >= 0 && output >= 0 {
+		differ(&w.OutputTokens, "output_tokens", x.output, output)
+	}
+	if c := cachedTokens(row); c != x.cached && c >= 0 && x.cached >= 0 {
+		w.CachedTokens++ // the same work all the same: how much was saved is the server's
+	}
+	if unequal && exclude {
+		w.Excluded++
+		return
+	}
+	j.pairs = append(j.pairs, pair{
+		key: pairKey{row.ID, row.Lap}, a: fa, b: fb, zero: x.zero, prompt: x.prompt, output: x.output, cached: x.cached,
+		turn: x.turn, client: x.client, piece: x.piece,
+	})
+}
+
+// failure is 1 for a request that failed or was shed, and 0 for any other: one
+// whose user hung up has not failed.
+func failure(c metrics.Class) float64 {
+	return indicator(c == metrics.Failed || c == metrics.Shed)
+}
+
+func indicator(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (x *asked) figures(slos []metrics.SLO) figures {
+	f := figures{ttft: math.NaN(), e2e: math.NaN(), tpot: math.NaN(), ok: x.class == metrics.OK}
+	lag := x.lag
+	if lag == unknownTime {
+		lag = 0
+	}
+	if x.ttft != unknownTime {
+		f.ttft = float64(x.ttft + lag)
+	}
+	if x.e2e != unknownTime {
+		f.e2e = float64(x.e2e + lag)
+	}
+	if x.out > 1 && x.ttft != unknownTime && x.e2e != unknownTime && x.e2e >= x.ttft {
+		f.tpot = float64((x.e2e - x.ttft) / time.Duration(x.out-1))
+	}
+	f.good = f.ok
+	for _, slo := range slos {
+		v := f.e2e
+		switch slo.Metric {
+		case metrics.MetricTTFT:
+			if v = f.ttft; math.IsNaN(v) {
+				v = f.e2e
+			}
+		case metrics.MetricTPOT:
+			if v = f.tpot; x.out == 1 {
+				v = 0
+			}
+		}
+		f.good = f.good && v < float64(slo.Below) // not where it is unknown
+	}
+	return f
+}
