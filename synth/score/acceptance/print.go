@@ -38,10 +38,6 @@ var head = []string{"row", "metric", "by", "trace", "model", "value", "seeds", "
 func (t *table) cells() [][]string {
 	var rows [][]string
 	for _, f := range t.Figures {
-		limit := "<= " + number(float64(f.High))
-		if f.Low.OK() {
-			limit = number(float64(f.Low)) + " to " + number(float64(f.High))
-		}
 		verdict := f.Verdict
 		if f.Expected != "" {
 			verdict += ", as it has to"
@@ -57,7 +53,7 @@ func (t *table) cells() [][]string {
 		if f.Seeds > 1 {
 			span = number(float64(f.Min)) + " to " + number(float64(f.Max))
 		}
-		rows = append(rows, []string{f.Row, f.Metric, f.Protocol, f.Trace, f.Model, number(float64(f.Value)), span, limit, floor, verdict})
+		rows = append(rows, []string{f.Row, f.Metric, f.Protocol, f.Trace, f.Model, number(float64(f.Value)), span, f.limit(), floor, verdict})
 	}
 	return rows
 }
@@ -110,24 +106,87 @@ func (t *table) text(w io.Writer) error {
 	return nil
 }
 
+// markdown prints the table as docs/synthesis.md has it: a row a metric, a
+// column a trace, in a cell the value, its limit and floor.
 func (t *table) markdown(w io.Writer) error {
 	var b strings.Builder
-	cell := strings.NewReplacer("|", `\|`).Replace
-	line := func(cells []string) {
-		for _, c := range cells {
-			b.WriteString("| " + cell(c) + " ")
+	fmt.Fprintf(&b, "Median of %d seeds, limit and floor in parentheses, what misses its limit in bold. %s.\n", t.Seeds, t.summary())
+	for _, part := range []struct{ model, title string }{
+		{plain, "Models without rows of the source:"},
+		{withRows, "The next half hour with rows of the source allowed (`--allow-resampling`):"},
+	} {
+		fmt.Fprintf(&b, "\n%s\n\n", part.title)
+		t.columns(&b, part.model)
+	}
+	b.WriteString("\nModels that are wrong on purpose, and the metric that finds them:\n\n| model | trace | metric | value | limit |\n|---|---|---|---:|---|\n")
+	for _, f := range t.Figures {
+		if f.Expected != "" {
+			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", strings.TrimPrefix(f.Model, "wrong: "), f.Trace, escaped(f.Metric), number(float64(f.Value)), f.limit())
 		}
-		b.WriteString("|\n")
 	}
-	line(head)
-	b.WriteString("|---|---|---|---|---|---:|---:|---:|---:|---|\n")
-	for _, r := range t.cells() {
-		line(r)
-	}
-	fmt.Fprintf(&b, "\nMedian of %d seeds; %s.\n", t.Seeds, t.summary())
-	for _, n := range t.Notes {
-		fmt.Fprintf(&b, "\n- %s", n)
+	for i, n := range t.Notes {
+		if i == 0 {
+			b.WriteByte('\n')
+		}
+		fmt.Fprintf(&b, "- %s\n", n)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+var traceTitles = []struct{ name, title string }{
+	{"conv", "Azure conversation"}, {"code", "Azure code"}, {"moon", "Mooncake conversation"}, {"sessions", "coding sessions"},
+}
+
+// columns prints the figures of one kind of model, those that have any.
+func (t *table) columns(b *strings.Builder, model string) {
+	type key struct{ row, metric, protocol string }
+	var keys []key
+	cells := map[key]map[string]string{}
+	there := map[string]bool{}
+	for _, f := range t.Figures {
+		if f.Model != model {
+			continue
+		}
+		k := key{f.Row, f.Metric, f.Protocol}
+		if cells[k] == nil {
+			cells[k] = map[string]string{}
+			keys = append(keys, k)
+		}
+		value := number(float64(f.Value))
+		if f.Verdict != "pass" {
+			value = "**" + value + "**"
+		}
+		floor := ""
+		if f.Floor != "" {
+			floor = ", floor " + f.Floor
+		}
+		cells[k][f.Trace] = fmt.Sprintf("%s (%s%s)", value, f.limit(), floor)
+		there[f.Trace] = true
+	}
+	head, rule := "| row | metric | by |", "|---|---|---|"
+	for _, one := range traceTitles {
+		if there[one.name] {
+			head, rule = head+" "+one.title+" |", rule+"---|"
+		}
+	}
+	fmt.Fprintf(b, "%s\n%s\n", head, rule)
+	for _, k := range keys {
+		fmt.Fprintf(b, "| %s | %s | %s |", k.row, escaped(k.metric), k.protocol)
+		for _, one := range traceTitles {
+			if there[one.name] {
+				fmt.Fprintf(b, " %s |", cells[k][one.name])
+			}
+		}
+		b.WriteByte('\n')
+	}
+}
+
+var escaped = strings.NewReplacer("|", `\|`).Replace
+
+func (f *figure) limit() string {
+	if f.Low.OK() {
+		return number(float64(f.Low)) + " to " + number(float64(f.High))
+	}
+	return "<= " + number(float64(f.High))
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"reprise/internal/stats"
 	"reprise/synth/score"
@@ -97,31 +98,35 @@ type atom struct {
 // atomsOf are the four largest atoms of either length, and its cap.
 func atomsOf(s *score.Sample) []atom {
 	var list []atom
-	for name, of := range map[string]func(*score.Sample) []int32{
-		"in":  func(s *score.Sample) []int32 { return s.In },
-		"out": func(s *score.Sample) []int32 { return s.Out },
+	for _, side := range []struct {
+		name string
+		of   func(*score.Sample) []int32
+	}{
+		{"prompt", func(s *score.Sample) []int32 { return s.In }},
+		{"output", func(s *score.Sample) []int32 { return s.Out }},
 	} {
-		atoms := score.Atoms(of(s), 4)
-		if c, ok := score.Cap(of(s)); ok {
+		atoms := score.Atoms(side.of(s), 4)
+		if c, ok := score.Cap(side.of(s)); ok && !slices.ContainsFunc(atoms, func(a score.Atom) bool { return a.Value == c.Value }) {
 			atoms = append(atoms, c)
 		}
 		for _, a := range atoms {
-			list = append(list, atom{a, fmt.Sprintf("atom_%s_%d", name, a.Value), of})
+			list = append(list, atom{a, fmt.Sprintf("%s_%d", side.name, a.Value), side.of})
 		}
 	}
 	return list
 }
 
 // worstAtom is the greatest relative error of the mass that an atom has in the
-// median of the seeds: one trace holds too few rows of the smaller atoms, 15 of
+// median of the seeds, and which atom it is: one trace holds too few rows of the smaller atoms, 15 of
 // some, to say what a model gives them.
-func worstAtom(v values, real *score.Sample) float64 {
-	worst := 0.0
+func worstAtom(v values, real *score.Sample) (worst float64, which string) {
 	for _, a := range atomsOf(real) {
 		m, _, _, _ := v.median(a.key)
-		worst = math.Max(worst, math.Abs(m-1))
+		if e := math.Abs(m - 1); e > worst {
+			worst, which = e, fmt.Sprintf("%s, %.0f rows of the source", strings.ReplaceAll(a.key, "_", " "), a.Mass*float64(real.N()))
+		}
 	}
-	return worst
+	return worst, which
 }
 
 // marginals measures what protocol I asks.

@@ -91,7 +91,9 @@ func (c *trace) refitRows(v values, kind string) {
 		c.add(v, "gap_ks", "2", "gap KS", "R", kind, atMost(gap), map[string]string{"conv": ".018", "code": ".203"}[c.name])
 		c.add(v, "idc", "3", "worst |ln IDC| at 1, 10, 100 s", "R", kind, atMost(0.25), "")
 		c.add(v, "token_idc", "5", "worst |ln token IDC| at 10, 100 s", "R", kind, atMost(0.25), "")
-		v["atoms"] = []float64{worstAtom(v, c.real)}
+		worst, which := worstAtom(v, c.real)
+		v["atoms"] = []float64{worst}
+		c.notes = append(c.notes, fmt.Sprintf("%s, row 9: the worst atom is %s", c.name, which))
 		c.add(v, "atoms", "9", "worst of 4 atoms and cap", "R", kind, atMost(0.20), "")
 		for _, rho := range score.Loads {
 			p99 := limit{0.8, 1.25}
