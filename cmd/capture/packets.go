@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -209,6 +210,11 @@ func (r *packetRun) clearLine() {
 }
 
 func captureFiles(ctx context.Context, c *ucli.Context, files []string, po packet.Options) error {
+	if slices.Contains(files, "-") {
+		if err := stdinUntil(ctx); err != nil {
+			return err
+		}
+	}
 	src, err := frame.OpenAll(files, int64(c.Duration("reorder")))
 	if err != nil {
 		return err
@@ -218,13 +224,11 @@ func captureFiles(ctx context.Context, c *ucli.Context, files []string, po packe
 	if err != nil {
 		return err
 	}
-	partial := ""
 	next := time.Now().Add(time.Second)
 	var p frame.Packet
 	for n := 0; ; n++ {
 		if n&0xfff == 0 {
 			if ctx.Err() != nil {
-				partial = traceformat.PartialInterrupted
 				break
 			}
 			if now := time.Now(); now.After(next) {
@@ -238,18 +242,35 @@ func captureFiles(ctx context.Context, c *ucli.Context, files []string, po packe
 		r.engine.Packet(&p)
 	}
 	r.details.Late = src.Late
+	if ctx.Err() != nil { // what standard input was cut at is no damage
+		return errors.Join(r.finish(traceformat.PartialInterrupted), context.Canceled)
+	}
 	for _, err := range src.Problems {
 		r.details.Warnings = append(r.details.Warnings, err.Error())
 	}
-	if err := r.finish(partial); err != nil {
+	if err := r.finish(""); err != nil {
 		return err
-	}
-	if partial != "" {
-		return context.Canceled
 	}
 	if len(src.Problems) > 0 {
 		return &cli.Error{Code: cli.Failed, Err: fmt.Errorf("%d of the files ended in damage; what could be read is in the trace", len(src.Problems))}
 	}
+	return nil
+}
+
+// stdinUntil makes standard input end when ctx does. A read of a pipe to which
+// nobody writes would wait for ever.
+func stdinUntil(ctx context.Context) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	stdin := os.Stdin
+	os.Stdin = r
+	go func() {
+		io.Copy(w, stdin) // an error is the end, like any other
+		w.Close()
+	}()
+	context.AfterFunc(ctx, func() { w.Close() })
 	return nil
 }
 

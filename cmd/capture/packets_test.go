@@ -97,6 +97,37 @@ func TestPacketsUsage(t *testing.T) {
 	}
 }
 
+// A capture from standard input that is told to end keeps what it has, though
+// nothing more comes.
+func TestPacketsInterrupted(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("no signals")
+	}
+	whole, err := os.ReadFile(loPcap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(t.TempDir(), "t.parquet")
+	cmd := exec.Command("capture", "packets", "-", "--json", "-o", out)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	in.Write(whole[:len(whole)-5])
+	time.Sleep(500 * time.Millisecond)
+	cmd.Process.Signal(syscall.SIGINT)
+	err = cmd.Wait()
+	var got packetsJSON
+	if e := json.Unmarshal(stdout.Bytes(), &got); e != nil || got.Rows == 0 || cmd.ProcessState.ExitCode() != cli.Interrupted {
+		t.Errorf("%v, %v, %d rows\n%s", err, e, got.Rows, stderr.String())
+	}
+}
+
 // TestPacketsLive runs the program on loopback and looks at its rights, of
 // every thread, before it has seen a packet.
 func TestPacketsLive(t *testing.T) {

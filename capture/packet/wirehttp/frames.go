@@ -36,8 +36,6 @@ const (
 	// frames are used where a peer allows them, by Go among others.
 	maxFrame     = 16384
 	maxDataFrame = 1 << 20
-	// maxAnyFrame bounds a frame in a connection that is in step.
-	maxAnyFrame = 1<<24 - 1
 )
 
 // frame is a frame header.

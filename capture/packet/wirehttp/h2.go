@@ -526,7 +526,7 @@ func (c *h2) resume(role int, d *h2dir, i int) {
 // more bytes are there.
 func findFrames(b []byte) (at int, found bool) {
 	first := len(b)
-	for i := 0; i < len(b); i++ {
+	for i := range b {
 		// The length of a frame has a zero byte in front, or is 64 KiB and more.
 		if b[i] > maxDataFrame>>16 {
 			continue
