@@ -17,7 +17,8 @@ type Marginal struct {
 	// that a least value of 3 reads 2.5.
 	Levels []float64 `json:"levels,omitempty"`
 	Values []float64 `json:"values,omitempty"`
-	// Atoms are pairs of a value and its share of all.
+	// Atoms are pairs of a value and its share of all, beyond the part that the
+	// quantiles put there.
 	Atoms [][2]float64 `json:"atoms,omitempty"`
 	// Min and Max are the least and the greatest value seen; nothing outside
 	// is generated.
@@ -29,7 +30,9 @@ const (
 	knots = 128
 	// An atom is at least this share of all, this often as frequent as its
 	// neighbours, and this many rows.
+	// A few values are taken for atoms however frequent their neighbours are.
 	atomShare, atomExcess, atomRows = 0.002, 3.0, 8
+	topAtoms                        = 12
 	maxAtoms                        = 64
 )
 
@@ -85,6 +88,17 @@ func fitMarginal(values []int32) *Marginal {
 			found = append(found, r)
 		}
 	}
+	if len(runs) > knots {
+		// The most frequent of many values: quantiles alone would spread each of
+		// them over its neighbours.
+		top := slices.Clone(runs)
+		slices.SortFunc(top, func(a, b run) int { return cmp.Or(cmp.Compare(b.c, a.c), cmp.Compare(a.v, b.v)) })
+		for _, r := range top[:topAtoms] {
+			if r.c >= atomRows && !slices.Contains(found, r) {
+				found = append(found, r)
+			}
+		}
+	}
 	slices.SortFunc(found, func(a, b run) int { return cmp.Or(cmp.Compare(b.c, a.c), cmp.Compare(a.v, b.v)) })
 	found = found[:min(len(found), maxAtoms)]
 	isAtom := map[int32]bool{}
@@ -114,7 +128,34 @@ func fitMarginal(values []int32) *Marginal {
 		m.Levels = append(m.Levels, rounded(p, 6))
 		m.Values = append(m.Values, rounded(float64(rest[k].v)-0.5+f, 2))
 	}
+	m.lowerAtoms()
 	return m
+}
+
+// lowerAtoms takes from each atom what the quantiles put on its value anyhow.
+func (m *Marginal) lowerAtoms() {
+	rest := 1.0
+	for _, a := range m.Atoms {
+		rest -= a[1]
+	}
+	for i := range m.Atoms {
+		a := &m.Atoms[i]
+		a[1] = rounded(max(0, a[1]-max(0, rest)*(m.below(a[0]+0.5)-m.below(a[0]-0.5))), 6)
+	}
+	m.Atoms = slices.DeleteFunc(m.Atoms, func(a [2]float64) bool { return a[1] == 0 })
+}
+
+// below is the share of what is no atom that lies below x.
+func (m *Marginal) below(x float64) float64 {
+	k, _ := slices.BinarySearch(m.Values, x)
+	switch {
+	case k == 0:
+		return 0
+	case k == len(m.Values):
+		return 1
+	}
+	from, to := m.Values[k-1], m.Values[k]
+	return m.Levels[k-1] + (m.Levels[k]-m.Levels[k-1])*(x-from)/(to-from)
 }
 
 // fitContinuous describes times, which have no atoms.
