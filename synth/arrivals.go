@@ -304,4 +304,6 @@ type windowLengths struct {
 	in   alias   // over the bins of the input
 	urn  *urn    // deals these bins instead, where a window has exact counts
 	rows []alias // output bin given input bin; nil: the client's own
+	// power that levels are raised to, 0 as 1.
+	power float64
 }

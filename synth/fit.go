@@ -440,6 +440,7 @@ func (f *fitter) choose(ctx context.Context) error {
 	if err := f.beyond(ctx, l); err != nil {
 		return err
 	}
+	f.drift(l)
 	if rows != nil {
 		f.continueWith(rows)
 	}
@@ -937,6 +938,52 @@ func (f *fitter) beyond(ctx context.Context, l *learned) error {
 		}
 	}
 	return nil
+}
+
+// drift carries the level of the prompts on past the end of a profile, where
+// that would have been nearer in the folds and in none of them further: some services drift over hours, and
+// the last third of a stretch then says more of the next one than all of it.
+func (f *fitter) drift(l *learned) {
+	a := &f.model.Clients[0].Arrivals
+	if a.Kind != ArrivalsProfile || l.client.Lengths == nil || l.client.Lengths.In == nil || f.groups != nil {
+		return
+	}
+	mean := func(s *score.Sample) float64 {
+		sum, n := 0.0, 0.0
+		for _, v := range s.In {
+			if v >= 0 {
+				sum, n = sum+float64(v), n+1
+			}
+		}
+		return sum / n
+	}
+	last := func(s *score.Sample) float64 { return mean(s.Slice(s.Horizon*2/3, s.Horizon)) }
+	var all, late float64
+	folds := f.folds()
+	for _, fold := range folds {
+		x, y := score.LogRatio(mean(fold[0]), mean(fold[1])), score.LogRatio(last(fold[0]), mean(fold[1]))
+		if !(y < x+0.01) {
+			return
+		}
+		all, late = all+x, late+y
+	}
+	// Less than a twentieth is no drift worth a word.
+	if len(folds) < 3 || late > 0.9*all || all/float64(len(folds)) < 0.05 {
+		return
+	}
+	want := last(f.s) / mean(f.s)
+	q := l.client.Lengths.In.quantiler()
+	at := func(power float64) float64 {
+		const steps = 2000
+		sum := 0.0
+		for i := range steps {
+			sum += q.real(math.Pow((float64(i)+0.5)/steps, power)) / steps
+		}
+		return sum
+	}
+	whole := at(1)
+	a.Profile.BeyondLevel = significant(bisect(0.1, 10, func(power float64) float64 { return at(power)/whole - want }), 4)
+	f.report.Warnings = append(f.report.Warnings, fmt.Sprintf("prompts drift: after its end the model goes on with the level of the last third, %.2f times the mean", want))
 }
 
 // superpose tries a client of its own for each client key.

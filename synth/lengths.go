@@ -313,6 +313,14 @@ func (p *partSampler) draw(s *stream, whole int32, u float64) int32 {
 // level draws the level of an input length: at a window's own weights of bins
 // where there are any.
 func (d *lengthSampler) level(window *windowLengths) float64 {
+	u := d.plainLevel(window)
+	if window != nil && window.power > 0 {
+		u = math.Pow(u, window.power)
+	}
+	return u
+}
+
+func (d *lengthSampler) plainLevel(window *windowLengths) float64 {
 	if window == nil || window.in.cut == nil {
 		return d.s.uniform()
 	}

@@ -28,9 +28,12 @@ type Profile struct {
 	// Order is how windows follow each other, up to the end of the profile;
 	// Beyond is how they do after it. Block is the mean length of the stretches
 	// that a random order keeps together.
-	Order  string  `json:"order"`
-	Beyond string  `json:"beyond"`
-	Block  float64 `json:"block_s"`
+	Order  string `json:"order"`
+	Beyond string `json:"beyond"`
+	// BeyondLevel raises the levels of inputs, from 0 to 1, to a power after the
+	// end: above 1 prompts are shorter then. Absent: as before.
+	BeyondLevel float64 `json:"beyond_level,omitempty"`
+	Block       float64 `json:"block_s"`
 	// Split says how arrivals cluster inside windows: entry j is the correlation
 	// of two arrivals of one cell in which half of it they fall, for cells of the
 	// window divided by 2^j. Absent or 0: as if by coin, a Poisson process.
@@ -101,6 +104,9 @@ func (p *Profile) check(l *Lengths) error {
 	}
 	if !knownOrder(p.Beyond) && p.Beyond != OrderRows {
 		bad("beyond is %q, want recorded, resampled or rows", clip(p.Beyond))
+	}
+	if !(p.BeyondLevel >= 0 && p.BeyondLevel <= 100) {
+		bad("beyond_level is %v, want 0 to 100", p.BeyondLevel)
 	}
 	if !interval(p.Block) {
 		bad("block_s is %v", p.Block)
@@ -268,6 +274,14 @@ func (p *Profile) pieces(l *Lengths, s *stream, rate, bursts, from float64, orde
 		}
 		if tables != nil {
 			w.lengths = tables.at(at / p.Stride)
+		}
+		if p.BeyondLevel > 0 && played > p.Windows {
+			later := windowLengths{}
+			if w.lengths != nil {
+				later = *w.lengths
+			}
+			later.power = p.BeyondLevel
+			w.lengths = &later
 		}
 		return w
 	}
