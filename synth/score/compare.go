@@ -179,6 +179,7 @@ var rules = func() []rule {
 		rule{"tree", "rows whose blocks are no prefix", "prefix", noFloor, below(func(float64) float64 { return 0 })},
 		rule{"turns_ks", "turns a session, KS", "sessions", halves, atLeast(0.15, 1)},
 		rule{"think_ks", "think time, KS", "sessions", interleaved, atLeast(0.05, 1)},
+		rule{"growth_ks", "growth of the prompt from turn to turn, KS", "sessions", halves, unlimited},
 		rule{"session_hit", "hit inside a session, difference", "sessions", halves, atLeast(0.01, 1)})
 	for _, q := range []struct{ key, name string }{{"queue", "queue"}, {"cached_queue", "queue behind a 10k-block cache"}} {
 		for _, rho := range Loads {
@@ -242,6 +243,7 @@ func measure(ref, other *Sample, ownLevel bool) map[string]measured {
 	if ref.HasSessions() && other.HasSessions() {
 		m["turns_ks"] = measured{value: KS(Turns(ref), Turns(other))}
 		m["think_ks"] = measured{value: KS(ThinkTimes(ref), ThinkTimes(other))}
+		m["growth_ks"] = measured{value: KS(Growth(ref), Growth(other))}
 		m["session_hit"] = differenceOf(SessionHit(ref), SessionHit(other))
 	}
 	compare := CompareQueues

@@ -195,7 +195,7 @@ func (s *Sample) Split(seed uint64) (a, b *Sample) {
 	return s.pick(rows[0], at[0], s.Horizon), s.pick(rows[1], at[1], s.Horizon)
 }
 
-// Sessions deals whole sessions to a number of folds, round-robin in an order
+// SessionFold deals whole sessions to a number of folds, round-robin in an order
 // drawn from seed, and returns the rows of one fold and those of all others.
 func (s *Sample) SessionFold(k, folds int, seed uint64) (inside, outside *Sample) {
 	var ids []int32
