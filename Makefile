@@ -5,7 +5,7 @@ PROGRAMS := $(notdir $(wildcard cmd/*))
 export CGO_CFLAGS := -O2 -Wno-deprecated-declarations
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all $(PROGRAMS) demo test race lint bench score fuzz test-engines help clean
+.PHONY: all $(PROGRAMS) demo test race lint bench coverage score fuzz test-engines help clean
 
 all: $(PROGRAMS) ## build bin/replay, bin/trace, ...
 
@@ -34,6 +34,9 @@ score: ## models of the public traces beside the acceptance table and noise floo
 
 bench: ## the figures of docs/measurements.md, a few minutes
 	bash testdata/bench/run.sh
+
+coverage: ## how often the intervals of a comparison hold the truth, about an hour
+	go run ./internal/stats/coverage
 
 FUZZTIME ?= 30s
 fuzz: ## each fuzz target for FUZZTIME
