@@ -179,10 +179,14 @@ func (p *pacer) enter(from float64) {
 		p.gap = p.piece.gap
 	}
 	p.times = p.times[:0]
-	if p.piece.split != nil && p.left > 0 {
+	if p.piece.split != nil && p.left > 0 && p.left <= maxScatter {
 		p.scatter(from, p.piece.end, p.left, p.piece.split)
 	}
 }
+
+// maxScatter bounds the arrivals of a window that are held at once. Beyond it
+// they are placed one by one, evenly: so many hide how they cluster.
+const maxScatter = 1 << 22
 
 // scatter places the n arrivals of a cell, in reverse order, by halving it as
 // long as two of them are together and the split says more than chance.

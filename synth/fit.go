@@ -450,8 +450,9 @@ func (f *fitter) choose(ctx context.Context) error {
 	return nil
 }
 
-// continueWith goes on after the end of a profile with blocks of rows, unless
-// another way is clearly nearer to traffic that was held out.
+// continueWith goes on after the end of a profile with blocks of rows, where
+// they are clearly nearer to traffic that was held out: a model that holds rows of
+// its source has to earn it.
 func (f *fitter) continueWith(rows *Model) {
 	c := &f.model.Clients[0]
 	if c.Arrivals.Kind != ArrivalsProfile {
@@ -467,7 +468,7 @@ func (f *fitter) continueWith(rows *Model) {
 			best = min(best, float64(k.Next.Total))
 		}
 	}
-	if of > 1.1*best {
+	if of > 0.9*best {
 		return
 	}
 	c.Rows, c.Arrivals.Profile.Beyond = rows.Clients[0].Rows, OrderRows

@@ -353,15 +353,19 @@ func weibullByCV(cv float64) float64 {
 func (s *Spec) Model() (*Model, error) {
 	m := &Model{Format: ModelFormat, Version: ModelVersion, Name: "synthetic", Horizon: s.Duration.Seconds(),
 		Source: Source{Program: "written down, not learnt", Lengths: "cumulative"}}
+	sessions := s.Turns.Kind != "fixed" || s.Turns.A > 1
+	longest := float64(maxTokens)
+	if sessions || s.SharedPrefix > 0 {
+		longest = math.Min(longest, float64(s.BlockSize)*maxBlocks)
+	}
 	c := Client{Weight: 1, Arrivals: Arrivals{Kind: s.Arrival}, Lengths: &Lengths{InKnown: 1, OutKnown: 1,
-		In: s.Prompt.marginal(1, maxTokens, true), Out: s.Output.marginal(1, maxTokens, true)}}
+		In: s.Prompt.marginal(1, longest, true), Out: s.Output.marginal(1, maxTokens, true)}}
 	switch s.Arrival {
 	case ArrivalsGamma:
 		c.Arrivals.Shape = 1 / (s.CV * s.CV)
 	case ArrivalsWeibull:
 		c.Arrivals.Shape = weibullByCV(s.CV)
 	}
-	sessions := s.Turns.Kind != "fixed" || s.Turns.A > 1
 	if sessions {
 		add := s.Turn
 		if add.Kind == "" {
@@ -373,7 +377,7 @@ func (s *Spec) Model() (*Model, error) {
 		c.Sessions = &Sessions{Turns: turns, Think: s.Think.marginal(0, maxHorizon, false), First: first, Growth: []*Marginal{grown}, KeepAll: 1}
 		// The limit of a prompt is that of the longest session.
 		wide := *first
-		wide.Max = math.Min(maxTokens, first.Max+grown.Max*turns.Max)
+		wide.Max = math.Min(longest, first.Max+grown.Max*turns.Max)
 		c.Lengths.In = &wide
 	}
 	if sessions || s.SharedPrefix > 0 {
