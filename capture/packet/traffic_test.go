@@ -95,6 +95,42 @@ func http1(conns, requests, events int) *traffic {
 	return g
 }
 
+// pipelined makes connections whose clients send two requests at a time.
+func pipelined(conns, requests int) *traffic {
+	g := &traffic{}
+	r := rand.New(rand.NewPCG(9, 9))
+	for i := range conns {
+		c := g.net.Dial()
+		t := epoch + int64(r.IntN(1000))*ms
+		c.Open(t)
+		for k := 0; k < requests; k += 2 {
+			for j := range 2 {
+				t += ms
+				id := 1 + (k+j)*conns + i
+				body := requestBody(id)
+				c.Send(pcaptest.Client, t, fmt.Appendf(nil, "POST /v1/chat/completions HTTP/1.1\r\nX-Id: %d\r\nContent-Length: %d\r\n\r\n%s", id, len(body), body))
+				g.truth = append(g.truth, truth{conn: i, id: id, sent: t})
+			}
+			for j := range 2 {
+				id := 1 + (k+j)*conns + i
+				t += 10 * ms
+				c.Send(pcaptest.Server, t, []byte("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"))
+				for e := range 4 {
+					t += ms
+					d := event(id, e)
+					c.Send(pcaptest.Server, t, fmt.Appendf(nil, "%x\r\n%s\r\n", len(d), d))
+				}
+				t += ms
+				d := lastEvent(id)
+				c.Send(pcaptest.Server, t, fmt.Appendf(nil, "%x\r\n%s\r\n0\r\n\r\n", len(d), d))
+			}
+		}
+		c.Close(pcaptest.Client, t+ms)
+	}
+	g.net.Sort()
+	return g
+}
+
 // h2c makes connections of HTTP/2 with two requests under way at a time.
 func h2c(conns, requests, events int) *traffic {
 	g := &traffic{}
@@ -313,6 +349,38 @@ func TestOnePercentLost(t *testing.T) {
 						how[x.how]++
 					}
 					t.Logf("%+v of %d, dropped %v, endings %v, gaps %d, resyncs %d", v, n, rec.dropped, how, s.Reassembly.Gaps, s.HTTP.Resyncs)
+				}
+			}
+		})
+	}
+}
+
+// Nothing that a capture can do to packets makes an answer somebody else's.
+func TestNoWrongPairings(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		g    *traffic
+	}{{"http1", http1(100, 30, 4)}, {"pipelined", pipelined(200, 30)}, {"h2c", h2c(60, 30, 4)}} {
+		t.Run(tt.name, func(t *testing.T) {
+			for seed := range uint64(12) {
+				r := rand.New(rand.NewPCG(seed, 4))
+				share := []float64{0.003, 0.01, 0.05, 0.2}[seed%4]
+				if tt.name == "pipelined" {
+					share = min(share, 0.05) // beyond, nothing tells a pipelined request that is missed from others
+				}
+				p := pcaptest.Lose(tt.g.net.Packets, share, r)
+				if seed%3 == 1 && tt.name != "pipelined" { // nor one that was sent before the capture began
+					p = pcaptest.Behead(p, r.IntN(30))
+				}
+				if seed%3 == 2 {
+					p = pcaptest.Restamp(pcaptest.Shuffle(p, 0.05, 4, r))
+				}
+				if seed%2 == 1 {
+					p = pcaptest.Double(p)
+				}
+				rec, _ := play(t, pcaptest.Source(p), Options{Ports: []uint16{8000}})
+				if v := judge(t, tt.g, rec); v.wrong > 0 {
+					t.Errorf("seed %d: %+v of %d", seed, v, len(tt.g.truth))
 				}
 			}
 		})

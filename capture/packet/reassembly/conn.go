@@ -33,6 +33,13 @@ func (c *Conn) segment(d Dir, s *Segment) {
 		if peer.fin >= 0 {
 			ack = min(ack, peer.fin) // the number after the FIN is no byte
 		}
+		if ack > peer.acked && ack-peer.next < maxJump {
+			peer.acked = ack
+		}
+		// Before the payload: it may answer what lies behind the hole.
+		if peer.started && (peer.acked > peer.next || peer.stuck != 0) {
+			c.checkHole(1-d, s.Time, end > off)
+		}
 	}
 
 	if end > off {
@@ -41,8 +48,14 @@ func (c *Conn) segment(d Dir, s *Segment) {
 			c.a.Duplicates++
 			return
 		case !h.started:
-			h.started, h.next = true, off
-			h.acked = max(h.acked, off)
+			// Offset 0 is what the peer said that it waits for, if it said so
+			// first: what lies between was sent since, and was not captured. A
+			// keep-alive is one byte off.
+			h.started = true
+			if off <= 1 || off > maxJump {
+				h.next = off
+			}
+			h.acked = max(h.acked, h.next)
 		}
 		switch {
 		case end <= h.next:
@@ -75,14 +88,8 @@ func (c *Conn) segment(d Dir, s *Segment) {
 			c.finSeen, c.finBy = true, d
 		}
 	}
-	if ack >= 0 && ack > peer.acked && ack-peer.next < maxJump {
-		peer.acked = ack
-	}
-	if peer.started && (peer.acked > peer.next || peer.stuck != 0) {
-		c.checkHole(1-d, s.Time)
-	}
 	if len(h.held) > 0 || h.stuck != 0 {
-		c.checkHole(d, s.Time)
+		c.checkHole(d, s.Time, false)
 	}
 	switch {
 	case c.over: // a handler cannot end it, but making room can
@@ -224,8 +231,9 @@ func (c *Conn) drain(d Dir) {
 }
 
 // checkHole declares the hole at next when it is due: the peer acknowledged
-// it some time ago, so no retransmission will come.
-func (c *Conn) checkHole(d Dir, now int64) {
+// it some time ago, so no retransmission will come. Data of the peer, if that is
+// what says so, makes it due sooner.
+func (c *Conn) checkHole(d Dir, now int64, data bool) {
 	h, peer := &c.halves[d], &c.halves[1-d]
 	due := h.acked > h.next
 	deaf := !due && len(h.held) > 0 && !peer.known
@@ -245,7 +253,7 @@ func (c *Conn) checkHole(d Dir, now int64) {
 	switch {
 	case deaf && age >= graceDeaf:
 		c.release(d, h.held[0].off, false)
-	case due && (age >= graceLong || age >= graceTime && h.stuckFor >= gracePackets):
+	case due && (age >= graceLong || age >= graceTime && (data || h.stuckFor >= gracePackets)):
 		c.release(d, h.acked, false)
 	}
 }

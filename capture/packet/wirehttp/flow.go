@@ -30,6 +30,10 @@ type Flow struct {
 	h2   *h2
 	dead bool // nothing to read here
 	seen int64
+	// lost says that bytes of a direction were lost, lastly at lostAt, before
+	// the protocol was known.
+	lost   [2]bool
+	lostAt [2]int64
 
 	fin  [2]int64 // by role: when that side ended its stream, 0: not yet
 	held int      // bytes charged to the budget
@@ -116,6 +120,9 @@ func (f *Flow) start1(late bool) {
 	f.env.HTTP1++
 	f.drop2()
 	f.h1 = newH1(f, late)
+	if f.lost[f.client] {
+		f.h1.push(asked{lost: true, off: f.lostAt[f.client]}, 0)
+	}
 }
 
 // drop2 gives up a search for HTTP/2 frames.
@@ -142,6 +149,7 @@ func (f *Flow) Gap(d reassembly.Dir, at reassembly.Mark, n int64) {
 		f.h2.gap(f.role(d), at, n)
 	default:
 		f.late = true // the beginning was lost
+		f.lost[d], f.lostAt[d] = true, at.Off
 	}
 }
 

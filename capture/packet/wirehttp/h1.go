@@ -33,10 +33,11 @@ const (
 
 // side is one direction of a connection.
 type side struct {
-	step step
-	buf  []byte          // head or line that is not complete yet
-	mark reassembly.Mark // of the first byte of buf
-	left int64
+	step   step
+	buf    []byte          // head or line that is not complete yet
+	mark   reassembly.Mark // of the first byte of buf
+	left   int64
+	lostAt int64 // where bytes were lost, or made no sense
 	// unsure is set while it is not known how many messages were missed.
 	unsure bool
 	line   int // bytes of the current line of a trailer, without its end
@@ -51,12 +52,11 @@ type asked struct {
 	conn bool  // CONNECT
 	h2c  bool  // asks for an upgrade to h2c
 	// lost stands for requests that may have been missed here; x is nil then.
-	// orphans is how many answers nobody was known to have asked for when the
-	// last request before it was sent.
+	// off is where in the client's stream they were.
 	// within says that they were lost while another request was unanswered, so
 	// that they are part of it unless the client pipelines.
-	lost, within bool
-	orphans      int
+	lost bool
+	off  int64
 }
 
 // h1 is a connection that speaks HTTP/1.
@@ -70,15 +70,21 @@ type h1 struct {
 	// answering says that the server is in its answer to queue[0], orphan that
 	// it answers a request that is not known.
 	answering, orphan bool
-	// piped is set once a request was sent before the answer to the one before.
-	piped      bool
-	orphans    int   // answers to requests that are not known, so far
-	orphansAsk int   // the same when the last request was sent
-	answered   int64 // where in the server's stream the last answer ended
+	// piped is set once a request was sent before the answer to the one before,
+	// doubt once messages may have been missed. With both, nothing says any more
+	// which answer is whose.
+	piped, doubt bool
+	headAck      int64 // what the server had received when it began its last answer
+	orphans      int   // answers to requests that are not known, so far
+	orphanAt     int64 // where the last of them begins
+	orphanAck    int64 // what the server had received when it began it
+	// gone is a request whose answer was seen before it, because of a hole, and
+	// taken for nobody's. It ends with its last byte.
+	gone Exchange
 }
 
 func newH1(f *Flow, late bool) *h1 {
-	c := &h1{f: f}
+	c := &h1{f: f, orphanAt: -1, orphanAck: -1, headAck: -1, doubt: late}
 	if late {
 		for i := range c.sides {
 			c.sides[i].step, c.sides[i].unsure = stLost, true
@@ -149,14 +155,15 @@ func (c *h1) data(role int, at reassembly.Mark, p []byte) {
 // bad is a message that cannot be read: the next one that can is searched.
 func (c *h1) bad(s *side) {
 	c.f.env.BadMessages++
+	s.lostAt = s.mark.Off
 	c.lose(s, stLost)
 }
 
 func (c *h1) lose(s *side, to step) {
 	c.keep(s, nil)
-	s.step, s.unsure = to, true
+	s.step, s.unsure, c.doubt = to, true, true
 	if s == &c.sides[fromClient] {
-		c.push(asked{lost: true, within: c.asking != nil || len(c.queue) > 0, orphans: c.orphansAsk}, 0)
+		c.push(asked{lost: true, off: s.lostAt}, 0)
 	}
 }
 
@@ -427,9 +434,15 @@ func requestLine(line []byte) (method, target string, ok bool) {
 func (c *h1) push(q asked, now int64) {
 	n := len(c.queue)
 	if q.lost {
-		if n == 0 || !c.queue[n-1].lost {
-			c.queue = append(c.queue, q)
+		if n > 0 && c.queue[n-1].lost {
+			c.queue = c.queue[:n-1]
 		}
+		c.queue = append(c.queue, q)
+		return
+	}
+	c.endGone(now)
+	if q.ack >= 0 && q.ack <= c.orphanAt {
+		c.gone = q.x
 		return
 	}
 	for i := range c.queue {
@@ -439,7 +452,14 @@ func (c *h1) push(q asked, now int64) {
 		c.pop(now, capture.Evicted)
 	}
 	c.queue = append(c.queue, q)
-	c.orphansAsk = c.orphans
+}
+
+// endGone ends the request whose answer had passed.
+func (c *h1) endGone(t int64) {
+	if c.gone != nil {
+		c.gone.End(t, capture.Truncated)
+		c.gone = nil
+	}
 }
 
 // pop takes the first request off the queue and ends it.
@@ -464,23 +484,19 @@ func (c *h1) asksAt(off int64) bool {
 // everything before the answer, and nothing of it, when it sent the request. The
 // acknowledgement in the request's first segment says how much that was.
 func (c *h1) match(s *side, now int64) *asked {
-	if len(c.queue) == 0 {
+	if len(c.queue) == 0 || c.piped && c.doubt {
 		return nil
 	}
 	if !s.unsure && !c.queue[0].lost {
 		return &c.queue[0]
 	}
-	if c.piped {
-		return nil
-	}
 	i := slices.IndexFunc(c.queue, func(q asked) bool { return !q.lost && q.ack == s.mark.Off })
 	if i < 0 {
 		return nil
 	}
-	// A request missed just before it, and unanswered when it was sent, would
-	// have been pipelined with it: then this may be the answer to that one.
-	if !s.unsure && i == 1 && !c.queue[0].within && c.orphans == c.queue[0].orphans {
-		c.piped = true
+	// If a request was missed just before it, and no answer to nobody was seen
+	// that the missed one could have had, this may be its answer.
+	if i > 0 && c.queue[i-1].lost && c.orphanAck <= c.queue[i-1].off {
 		return nil
 	}
 	for range i {
@@ -494,6 +510,11 @@ func (c *h1) match(s *side, now int64) *asked {
 // whether another protocol took the connection over.
 func (c *h1) response(s *side, at reassembly.Mark, status int, end int64, rest []byte) (switched bool) {
 	e := c.f.env
+	if s.mark.Ack >= 0 && (status >= 200 || status == 101) {
+		// Two answers and no new request between them: both had been asked for.
+		c.piped = c.piped || s.mark.Ack <= c.headAck
+		c.headAck = s.mark.Ack
+	}
 	q := c.match(s, at.Time)
 	if status < 200 && status != 101 {
 		if q != nil {
@@ -509,6 +530,8 @@ func (c *h1) response(s *side, at reassembly.Mark, status int, end int64, rest [
 	c.orphan, c.answering = q == nil, q != nil
 	if q == nil {
 		c.orphans++
+		c.orphanAt, c.orphanAck = s.mark.Off, s.mark.Ack
+		c.doubt = true
 		if !c.f.late || c.orphans > 1 { // what was under way when we joined is no loss
 			e.Recorder.Drop(ReasonNoRequest)
 		}
@@ -557,6 +580,7 @@ func (c *h1) end(role int, t, off int64) {
 	if role == fromClient {
 		if c.asking != nil {
 			c.asking.RequestEnd(t)
+			c.endGone(t)
 			if n := len(c.queue); n > 0 && c.queue[n-1].x == c.asking {
 				c.queue[n-1].end = off
 			}
@@ -564,7 +588,6 @@ func (c *h1) end(role int, t, off int64) {
 		}
 		return
 	}
-	c.answered = off
 	if c.answering {
 		c.queue[0].x.ResponseEnd(t)
 		c.pop(t, capture.Truncated)
@@ -647,6 +670,7 @@ func (c *h1) trailer(role int, s *side, at reassembly.Mark, p []byte) int {
 // they were, reading goes on behind them.
 func (c *h1) gap(role int, at reassembly.Mark, n int64) {
 	s := &c.sides[role]
+	s.lostAt = at.Off
 	tell := func(n int64) {
 		if role == fromClient {
 			if c.asking != nil {
@@ -726,6 +750,7 @@ func (c *h1) close(end ending) {
 			end.how = capture.Truncated
 		}
 	}
+	c.endGone(end.t)
 	for len(c.queue) > 0 {
 		c.pop(end.t, end.how)
 	}
