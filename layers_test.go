@@ -20,7 +20,7 @@ var layers = map[string][]string{
 	"synth/score/acceptance": {"synth", "traceformat", "traceformat/convert"},
 	"gpu":                    {"traceformat"},
 	"replay":                 {"traceformat", "backends", "gpu"},
-	"report":                 {"traceformat"},
+	"report":                 {"traceformat", "gpu"}, // to show telemetry beside latencies
 }
 
 // internalLayers says what the internal packages may import: they lie below

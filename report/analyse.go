@@ -2,7 +2,7 @@ package report
 
 import (
 	"context"
-	"os"
+	"slices"
 
 	"reprise/internal/metrics"
 	"reprise/traceformat"
@@ -15,18 +15,26 @@ type Config struct {
 	Read []traceformat.ReadOption // for a trace that is not native
 }
 
+// AnalysisVersion is the version of the JSON form of an Analysis.
+const AnalysisVersion = 1
+
 // An Analysis is what the rows of a run or a capture amount to.
 type Analysis struct {
-	Name string `json:"name"`
+	Version int    `json:"version"`
+	Name    string `json:"name"`
 	// State and Reason say whether the rows are all there are: a State constant
 	// of a run, partial of a trace that says so, and empty otherwise.
-	State    string           `json:"state,omitempty"`
-	Reason   string           `json:"reason,omitempty"`
-	Summary  *metrics.Summary `json:"summary"`
+	State   string           `json:"state,omitempty"`
+	Reason  string           `json:"reason,omitempty"`
+	Summary *metrics.Summary `json:"summary"`
+	// Segments are the figures of requests that have something in common.
+	Segments []RunSegment     `json:"segments,omitempty"`
 	As       string           `json:"metrics_as,omitempty"`
 	Figures  []metrics.Figure `json:"figures,omitempty"`
 	Warnings []string         `json:"warnings,omitempty"` // of the run
 	Merge    *Joined          `json:"merge,omitempty"`    // of a run that was joined from shards
+	// Profile is what charts show of it.
+	Profile *Profile `json:"-"`
 }
 
 // checkEvery is how many rows pass between two looks at the context.
@@ -37,25 +45,20 @@ const checkEvery = 4096
 // alone has no plan, and its window ends with its last request. Reasons that
 // were found against the run when it was played stay reasons.
 func Analyse(ctx context.Context, name string, c Config) (*Analysis, error) {
-	a := &Analysis{Name: name, As: c.As}
-	var m *Manifest
-	conf := metrics.Config{}
-	if info, err := os.Stat(name); err == nil && info.IsDir() && isRun(name) {
-		if m, err = ReadManifest(name); err != nil {
-			return nil, err
-		}
-		conf = m.config()
+	a := &Analysis{Version: AnalysisVersion, Name: name, As: c.As}
+	played, err := openRun(name, c)
+	if err != nil {
+		return nil, err
+	}
+	m, conf := played.manifest, played.conf
+	if m != nil {
 		a.State, a.Reason, a.Warnings, a.Merge = m.State, m.Reason, m.Warnings, m.Merge
 		if m.State == StateRunning {
 			a.Reason = "it was killed, or is still going on"
 		}
 	}
-	if c.SLOs != nil {
-		conf.SLOs = c.SLOs
-	}
 	var as *metrics.As
 	if c.As != "" {
-		var err error
 		if as, err = metrics.NewAs(c.As, conf.From); err != nil {
 			return nil, err
 		}
@@ -66,6 +69,7 @@ func Analyse(ctx context.Context, name string, c Config) (*Analysis, error) {
 	}
 	defer r.Close()
 	col := metrics.NewCollector(conf)
+	profile, segments := newProfiler(conf), newSegmenter(conf)
 	n := 0
 	for row, err := range r.All() {
 		if n++; err == nil && n%checkEvery == 0 {
@@ -75,11 +79,22 @@ func Analyse(ctx context.Context, name string, c Config) (*Analysis, error) {
 			return nil, err
 		}
 		col.Add(row)
+		reading := metrics.Measure(row)
+		profile.add(row, &reading)
+		segments.add(row, &reading)
 		if as != nil {
 			as.Add(row)
 		}
 	}
 	a.Summary = col.Summary()
+	ps, err := settle(ctx, []*profiler{profile}, []*run{played})
+	if err != nil {
+		return nil, err
+	}
+	a.Profile, a.Segments = ps[0], segments.segments(profile)
+	if text := segments.warning(); text != "" {
+		a.Warnings = append(slices.Clip(a.Warnings), text)
+	}
 	if m != nil {
 		hold(&a.Summary.Fidelity, m.Summary)
 	} else if why := r.Header().Partial; why != "" {

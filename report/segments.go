@@ -62,34 +62,47 @@ func segments(j *duel, seed uint64) (out []Segment) {
 	return out
 }
 
+// promptBounds and outputBounds begin the ranges of tokens.
+var (
+	promptBounds = []int32{0, 256, 1024, 4096, 16384, 65536}
+	outputBounds = []int32{0, 32, 128, 512, 2048}
+)
+
+var turnLabels = []string{"first turn", "2nd to 4th", "5th and later"}
+
+// turnPlace is the place in turnLabels; turns count from 0, -1 is unknown.
+func turnPlace(turn int32) int {
+	switch {
+	case turn < 0:
+		return -1
+	case turn == 0:
+		return 0
+	case turn < 4:
+		return 1
+	}
+	return 2
+}
+
+// cachePlace says whether none, up to half or more of a prompt was cached; -1 is
+// unknown.
+func cachePlace(cached, prompt int32) int {
+	switch {
+	case cached < 0 || prompt <= 0:
+		return -1
+	case cached == 0:
+		return 0
+	case 2*cached <= prompt:
+		return 1
+	}
+	return 2
+}
+
 func groupings(j *duel) []grouping {
-	tokens := []int32{0, 256, 1024, 4096, 16384, 65536}
-	answers := []int32{0, 32, 128, 512, 2048}
 	gs := []grouping{
-		{"prompt_tokens", rangeLabels(tokens), func(p *pair) int { return within(tokens, p.prompt) }},
-		{"output_tokens", rangeLabels(answers), func(p *pair) int { return within(answers, p.output) }},
-		{"turn", []string{"first turn", "2nd to 4th", "5th and later"}, func(p *pair) int {
-			switch {
-			case p.turn < 0:
-				return -1
-			case p.turn == 0:
-				return 0
-			case p.turn < 4:
-				return 1
-			}
-			return 2
-		}},
-		{"cache_hit", []string{"none in A", "up to half in A", "more than half in A"}, func(p *pair) int {
-			switch {
-			case p.cached < 0 || p.prompt <= 0:
-				return -1
-			case p.cached == 0:
-				return 0
-			case 2*p.cached <= p.prompt:
-				return 1
-			}
-			return 2
-		}},
+		{"prompt_tokens", rangeLabels(promptBounds), func(p *pair) int { return within(promptBounds, p.prompt) }},
+		{"output_tokens", rangeLabels(outputBounds), func(p *pair) int { return within(outputBounds, p.output) }},
+		{"turn", turnLabels, func(p *pair) int { return turnPlace(p.turn) }},
+		{"cache_hit", []string{"none in A", "up to half in A", "more than half in A"}, func(p *pair) int { return cachePlace(p.cached, p.prompt) }},
 	}
 	if g, ok := byClient(j); ok {
 		gs = append(gs, g)
