@@ -179,13 +179,13 @@ type CompareConfig struct {
 // figure is what is compared of pairs.
 type figure struct {
 	name string
-	of   func(*figures) float64
+	of   func(*figures) float32
 }
 
 var latencies = []figure{
-	{"ttft", func(f *figures) float64 { return f.ttft }},
-	{"e2e", func(f *figures) float64 { return f.e2e }},
-	{"tpot", func(f *figures) float64 { return f.tpot }},
+	{"ttft", func(f *figures) float32 { return f.ttft }},
+	{"e2e", func(f *figures) float32 { return f.e2e }},
+	{"tpot", func(f *figures) float32 { return f.tpot }},
 }
 
 var compared = []struct {
@@ -295,13 +295,13 @@ func (r *comparedRun) measure(j *duel, seed uint64) {
 		}
 	}
 	for _, f := range latencies {
-		add(f.name, f.paired(j.pairs))
+		add(f.name, f.paired(j.pairs, nil))
 	}
 	if sum(j.itl[0]) > 0 && sum(j.itl[1]) > 0 {
 		add("itl", stats.NewSketched(itlEdges, &j.itl[0], &j.itl[1], &j.sumI[0], &j.sumI[1]))
 	}
-	share := func(name string, higher bool, a, b []float64) {
-		d := stats.NewPaired(a, b, j.piece).Differences(seed, stats.Mean)[0]
+	share := func(name string, higher bool, a, b []int8) {
+		d := stats.NewPaired(floats(a), floats(b), j.piece).Differences(seed, stats.Mean)[0]
 		if n := float64(len(a)); d.OK() && d.A == 0 && d.B == 0 {
 			// None of n still leaves room for a rate of 3/n (Hanley and Lippman-Hand,
 			// "If nothing goes wrong, is everything all right?", JAMA 249, 1983).
@@ -317,6 +317,14 @@ func (r *comparedRun) measure(j *duel, seed uint64) {
 	}
 	r.total("output_tokens_per_second", "1/s", j.sums[0].Rates.OutputTokens, j.sums[1].Rates.OutputTokens)
 	r.total("requests_per_second", "1/s", j.sums[0].Rates.Completed, j.sums[1].Rates.Completed)
+}
+
+func floats(v []int8) []float64 {
+	out := make([]float64, len(v))
+	for i, x := range v {
+		out[i] = float64(x)
+	}
+	return out
 }
 
 func sum(v [stats.Pieces][]float64) (total float64) {
@@ -336,13 +344,20 @@ func (r *comparedRun) total(name, unit string, a, b float64) {
 	r.metrics = append(r.metrics, runMetric{Metric{Name: name, Unit: unit, Higher: true}, d})
 }
 
-// paired gathers one figure of the pairs that have it on both sides.
-func (f *figure) paired(pairs []pair) *stats.Paired {
-	var a, b []float64
-	var piece []int8
-	for i := range pairs {
+// paired gathers one figure of the pairs that have it on both sides: of those
+// at the given places, nil for all.
+func (f *figure) paired(pairs []pair, places []int32) *stats.Paired {
+	n := len(pairs)
+	if places != nil {
+		n = len(places)
+	}
+	a, b, piece := make([]float64, 0, n), make([]float64, 0, n), make([]int8, 0, n)
+	for i := range n {
 		p := &pairs[i]
-		if x, y := f.of(&p.a), f.of(&p.b); !math.IsNaN(x) && !math.IsNaN(y) {
+		if places != nil {
+			p = &pairs[places[i]]
+		}
+		if x, y := float64(f.of(&p.a)), float64(f.of(&p.b)); !math.IsNaN(x) && !math.IsNaN(y) {
 			a, b, piece = append(a, x), append(b, y), append(piece, p.piece)
 		}
 	}
@@ -509,7 +524,7 @@ func sooner(pairs []pair) (out []Sooner) {
 		var diffs []float64
 		var a, b int64
 		for i := range pairs {
-			d := f.of(&pairs[i].b) - f.of(&pairs[i].a)
+			d := float64(f.of(&pairs[i].b)) - float64(f.of(&pairs[i].a))
 			switch {
 			case math.IsNaN(d):
 				continue
@@ -535,7 +550,7 @@ func sooner(pairs []pair) (out []Sooner) {
 func shifts(pairs []pair, seed uint64) (out []Shift) {
 	levels := []float64{0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99}
 	for _, f := range latencies[:2] {
-		for i, d := range f.paired(pairs).Differences(seed, levels...) {
+		for i, d := range f.paired(pairs, nil).Differences(seed, levels...) {
 			if d.OK() {
 				out = append(out, Shift{f.name, levels[i], d.A, Value{number(d.Diff), number(d.Lo), number(d.Hi)}})
 			}
@@ -549,13 +564,13 @@ const maxMovers = 20
 
 // movers are the pairs whose E2E differs most.
 func movers(pairs []pair) (out []Mover) {
+	moved := func(i int32) float64 { return math.Abs(float64(pairs[i].b.e2e) - float64(pairs[i].a.e2e)) }
 	order := make([]int32, 0, len(pairs))
 	for i := range pairs {
-		if !math.IsNaN(pairs[i].a.e2e) && !math.IsNaN(pairs[i].b.e2e) {
+		if moved(int32(i)) >= 0 {
 			order = append(order, int32(i))
 		}
 	}
-	moved := func(i int32) float64 { return math.Abs(pairs[i].b.e2e - pairs[i].a.e2e) }
 	slices.SortFunc(order, func(i, j int32) int {
 		return cmp.Or(cmp.Compare(moved(j), moved(i)), cmp.Compare(pairs[i].key.id, pairs[j].key.id))
 	})
@@ -563,7 +578,7 @@ func movers(pairs []pair) (out []Mover) {
 		p := &pairs[i]
 		out = append(out, Mover{
 			ID: p.key.id, Lap: p.key.lap, Arrival: p.zero, PromptTokens: p.prompt, OutputTokens: p.output,
-			TTFT: [2]Number{number(p.a.ttft), number(p.b.ttft)}, E2E: [2]Number{number(p.a.e2e), number(p.b.e2e)},
+			TTFT: [2]Number{number(float64(p.a.ttft)), number(float64(p.b.ttft))}, E2E: [2]Number{number(float64(p.a.e2e)), number(float64(p.b.e2e))},
 		})
 	}
 	return out

@@ -27,7 +27,7 @@ type shape struct {
 
 // madeRun writes a run's trace: the requests are those of every made run, the
 // latencies share what the request is like, and differ by a noise of their own.
-func madeRun(t *testing.T, s shape) string {
+func madeRun(t testing.TB, s shape) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "trace.parquet")
 	w, err := traceformat.Create(path, &traceformat.Header{})
@@ -252,5 +252,15 @@ func TestCompareLooksAtTheWork(t *testing.T) {
 	other := madeRun(t, shape{n: 100, seed: 1, factor: 1, ids: 5000})
 	if _, err := Compare(t.Context(), Side{"a", []string{a}}, Side{"b", []string{other}}, CompareConfig{}); err == nil || !strings.Contains(err.Error(), "no request in common") {
 		t.Errorf("err = %v", err)
+	}
+}
+
+// Two runs of 200,000 requests of 11 events each.
+func BenchmarkCompare(b *testing.B) {
+	x, y := madeRun(b, shape{n: 200_000, seed: 1, factor: 1}), madeRun(b, shape{n: 200_000, seed: 2, factor: 1.01})
+	for b.Loop() {
+		if _, err := Compare(b.Context(), Side{"a", []string{x}}, Side{"b", []string{y}}, CompareConfig{}); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -185,6 +185,16 @@ func (m *Manifest) config() metrics.Config {
 	return c
 }
 
+// played is config over the window that the run had in the end: in a closed
+// loop, and where turns wait for answers, the plan cannot know it.
+func (m *Manifest) played() metrics.Config {
+	c := m.config()
+	if s := m.Summary; s != nil && s.Window.To > 0 {
+		c.From, c.To = s.Window.From, s.Window.To
+	}
+	return c
+}
+
 // hold keeps what was found against a run when it was played, or joined: rows
 // alone may not show it.
 func hold(f *metrics.Fidelity, recorded *metrics.Summary) {

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -28,7 +29,7 @@ func openRun(name string, c Config) (*run, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.manifest, r.conf = m, m.config()
+		r.manifest, r.conf = m, m.played()
 	}
 	if c.SLOs != nil {
 		r.conf.SLOs = c.SLOs
@@ -62,14 +63,23 @@ type pairKey struct {
 	lap int32
 }
 
-// asked is what is kept of a row of A until its partner in B comes by.
+// An entry says which row a request of A is.
+type entry struct {
+	pairKey
+	row int32
+}
+
+func (e entry) compare(k pairKey) int {
+	return cmp.Or(cmp.Compare(e.id, k.id), cmp.Compare(e.lap, k.lap))
+}
+
+// asked is what is kept of a row of A until its partner in B comes by. A million
+// of them are held, so that it is small: see BenchmarkCompare.
 type asked struct {
 	digest                 int64
 	zero                   time.Duration
-	lag, ttft, e2e         time.Duration // none where unknown
-	prompt, output, cached int32         // served, or recorded; -1 unknown
-	promptAsked            int32
-	out                    int32 // received
+	figures                figures
+	prompt, output, cached int32 // served, or recorded; -1 unknown
 	turn                   int32
 	client                 int32
 	class                  metrics.Class
@@ -83,8 +93,6 @@ const (
 	askedMeasured
 )
 
-const unknownTime = time.Duration(math.MinInt64)
-
 // A pair is one request with both of its outcomes.
 type pair struct {
 	key                    pairKey
@@ -96,10 +104,10 @@ type pair struct {
 }
 
 // figures are the latencies of one outcome, in ns; NaN where it has none. From
-// the schedule, but for TPOT.
+// the schedule, but for TPOT. Seven digits are enough to compare by.
 type figures struct {
-	ttft, e2e, tpot float64
-	ok, good        bool
+	ttft, e2e, tpot float32
+	good            bool // met every SLO
 }
 
 // Work says whether both sides did the same.
@@ -139,8 +147,8 @@ type duel struct {
 	clients []string
 	work    Work
 	sums    [2]*metrics.Summary
-	// of all joined requests, in the order of A: failures and SLOs
-	failed, missed [2][]float64
+	// of all joined requests, 0 or 1: what failed, what missed an SLO
+	failed, missed [2][]int8
 	piece          []int8
 	// event gaps divided by tokens, by piece
 	itl  [2][stats.Pieces][]float64
@@ -175,8 +183,13 @@ func readDuel(ctx context.Context, a, b *run, exclude bool) (*duel, error) {
 	if err := a.rows(ctx, func(*traceformat.Row) { n++ }, traceformat.Columns("id")); err != nil {
 		return nil, err
 	}
-	index := make(map[pairKey]int32, n)
+	index := make([]entry, 0, n)
 	first := make([]asked, 0, n)
+	j.pairs = make([]pair, 0, n)
+	j.piece = make([]int8, 0, n)
+	for side := range 2 {
+		j.failed[side], j.missed[side] = make([]int8, 0, n), make([]int8, 0, n)
+	}
 	sessions := map[int64]int8{} // where each began: a session stays whole
 	clients := map[string]int32{}
 	cols := [2]*metrics.Collector{metrics.NewCollector(a.conf), metrics.NewCollector(b.conf)}
@@ -200,12 +213,9 @@ func readDuel(ctx context.Context, a, b *run, exclude bool) (*duel, error) {
 			j.clients = append(j.clients, row.Client)
 		}
 		x := asked{
-			digest: row.PromptDigest.V, zero: m.Zero, lag: unknownTime, ttft: m.TTFT.Or(unknownTime), e2e: m.E2E.Or(unknownTime),
-			prompt: m.PromptTokens.Or(-1), output: m.OutputTokens.Or(-1), cached: cachedTokens(row), out: m.OutputTokens.Or(-1),
-			promptAsked: row.PromptTokens.Or(-1), turn: row.Turn.Or(-1), client: client, class: m.Class, piece: p,
-		}
-		if m.Sent.OK {
-			x.lag = m.Sent.V - m.Zero
+			digest: row.PromptDigest.V, zero: m.Zero, figures: figuresOf(&m, a.conf.SLOs),
+			prompt: m.PromptTokens.Or(-1), output: m.OutputTokens.Or(-1), cached: cachedTokens(row),
+			turn: row.Turn.Or(-1), client: client, class: m.Class, piece: p,
 		}
 		if row.PromptDigest.OK {
 			x.flags |= askedDigest
@@ -215,12 +225,13 @@ func readDuel(ctx context.Context, a, b *run, exclude bool) (*duel, error) {
 			j.work.Rows[0]++
 			j.gaps(0, p, row, m.Class)
 		}
-		index[pairKey{row.ID, row.Lap}] = int32(len(first))
+		index = append(index, entry{pairKey{row.ID, row.Lap}, int32(len(first))})
 		first = append(first, x)
 	})
 	if err != nil {
 		return nil, err
 	}
+	slices.SortFunc(index, func(x, y entry) int { return x.compare(y.pairKey) })
 	err = b.rows(ctx, func(row *traceformat.Row) {
 		cols[1].Add(row)
 		m := metrics.Measure(row)
@@ -228,14 +239,14 @@ func readDuel(ctx context.Context, a, b *run, exclude bool) (*duel, error) {
 		if in {
 			j.work.Rows[1]++
 		}
-		at, ok := index[pairKey{row.ID, row.Lap}]
+		at, ok := slices.BinarySearchFunc(index, pairKey{row.ID, row.Lap}, entry.compare)
 		if !ok {
 			if in {
 				j.work.OnlyB++
 			}
 			return
 		}
-		x := &first[at]
+		x := &first[index[at].row]
 		x.flags |= askedPaired
 		if !in || x.flags&askedMeasured == 0 {
 			return
@@ -291,15 +302,10 @@ func (j *duel) meet(x *asked, row *traceformat.Row, m *metrics.Reading, slos []m
 	w := &j.work
 	w.Joined++
 	okA, okB := x.class == metrics.OK, m.Class == metrics.OK
-	fa := x.figures(slos)
-	y := asked{zero: m.Zero, lag: unknownTime, ttft: m.TTFT.Or(unknownTime), e2e: m.E2E.Or(unknownTime), out: m.OutputTokens.Or(-1), class: m.Class}
-	if m.Sent.OK {
-		y.lag = m.Sent.V - m.Zero
-	}
-	fb := y.figures(slos)
+	fb := figuresOf(m, slos)
 	j.piece = append(j.piece, x.piece)
 	j.failed[0], j.failed[1] = append(j.failed[0], failure(x.class)), append(j.failed[1], failure(m.Class))
-	j.missed[0], j.missed[1] = append(j.missed[0], indicator(!fa.good)), append(j.missed[1], indicator(!fb.good))
+	j.missed[0], j.missed[1] = append(j.missed[0], indicator(!x.figures.good)), append(j.missed[1], indicator(!fb.good))
 	switch {
 	case okA && !okB:
 		w.FailedB++
@@ -339,53 +345,49 @@ func (j *duel) meet(x *asked, row *traceformat.Row, m *metrics.Reading, slos []m
 		return
 	}
 	j.pairs = append(j.pairs, pair{
-		key: pairKey{row.ID, row.Lap}, a: fa, b: fb, zero: x.zero, prompt: x.prompt, output: x.output, cached: x.cached,
+		key: pairKey{row.ID, row.Lap}, a: x.figures, b: fb, zero: x.zero, prompt: x.prompt, output: x.output, cached: x.cached,
 		turn: x.turn, client: x.client, piece: x.piece,
 	})
 }
 
 // failure is 1 for a request that failed or was shed, and 0 for any other: one
 // whose user hung up has not failed.
-func failure(c metrics.Class) float64 {
+func failure(c metrics.Class) int8 {
 	return indicator(c == metrics.Failed || c == metrics.Shed)
 }
 
-func indicator(b bool) float64 {
+func indicator(b bool) int8 {
 	if b {
 		return 1
 	}
 	return 0
 }
 
-func (x *asked) figures(slos []metrics.SLO) figures {
-	f := figures{ttft: math.NaN(), e2e: math.NaN(), tpot: math.NaN(), ok: x.class == metrics.OK}
-	lag := x.lag
-	if lag == unknownTime {
-		lag = 0
+func figuresOf(m *metrics.Reading, slos []metrics.SLO) figures {
+	nan := float32(math.NaN())
+	f := figures{ttft: nan, e2e: nan, tpot: nan, good: m.Class == metrics.OK}
+	if d, ok := m.FromSchedule(m.TTFT).Get(); ok {
+		f.ttft = float32(d)
 	}
-	if x.ttft != unknownTime {
-		f.ttft = float64(x.ttft + lag)
+	if d, ok := m.FromSchedule(m.E2E).Get(); ok {
+		f.e2e = float32(d)
 	}
-	if x.e2e != unknownTime {
-		f.e2e = float64(x.e2e + lag)
+	if d, ok := m.TPOT.Get(); ok {
+		f.tpot = float32(d)
 	}
-	if x.out > 1 && x.ttft != unknownTime && x.e2e != unknownTime && x.e2e >= x.ttft {
-		f.tpot = float64((x.e2e - x.ttft) / time.Duration(x.out-1))
-	}
-	f.good = f.ok
 	for _, slo := range slos {
 		v := f.e2e
 		switch slo.Metric {
 		case metrics.MetricTTFT:
-			if v = f.ttft; math.IsNaN(v) {
+			if v = f.ttft; v != v { // no first token of its own: the whole answer at once
 				v = f.e2e
 			}
 		case metrics.MetricTPOT:
-			if v = f.tpot; x.out == 1 {
+			if v = f.tpot; m.OutputTokens.Or(0) == 1 {
 				v = 0
 			}
 		}
-		f.good = f.good && v < float64(slo.Below) // not where it is unknown
+		f.good = f.good && v < float32(slo.Below) // not where it is unknown
 	}
 	return f
 }

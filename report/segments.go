@@ -28,10 +28,10 @@ type grouping struct {
 // segments compares TTFT and E2E of the requests that have something in common.
 func segments(j *duel, seed uint64) (out []Segment) {
 	for _, g := range groupings(j) {
-		members := make([][]pair, len(g.labels))
+		members := make([][]int32, len(g.labels)) // places in j.pairs
 		for i := range j.pairs {
 			if k := g.place(&j.pairs[i]); k >= 0 {
-				members[k] = append(members[k], j.pairs[i])
+				members[k] = append(members[k], int32(i))
 			}
 		}
 		filled := 0
@@ -49,7 +49,7 @@ func segments(j *duel, seed uint64) (out []Segment) {
 			}
 			s := Segment{By: g.by, Label: g.labels[k], Requests: int64(len(m))}
 			for _, f := range latencies[:2] {
-				p := f.paired(m)
+				p := f.paired(j.pairs, m)
 				for i, d := range p.Differences(seed, 0.5, 0.9) {
 					x := Metric{Name: f.name + "." + compared[i].name, Unit: "ns"}
 					x.set(&d)
