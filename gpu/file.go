@@ -47,9 +47,10 @@ type fileRow struct {
 	Note   *string `parquet:"note,optional,dict"`
 }
 
-// writeFile writes samples as Parquet to path, which must not exist, under
-// another name until all of it is on the disk.
-func writeFile(path string, info FileInfo, samples iter.Seq[Sample]) (err error) {
+// WriteFile writes samples that are at hand as Parquet to path, which must not
+// exist, under another name until all of it is on the disk. Version and Sorted
+// of info are its own. While a run goes on, a [Writer] takes the samples.
+func WriteFile(path string, info FileInfo, samples iter.Seq[Sample]) (err error) {
 	if _, err := os.Lstat(path); err == nil {
 		return fmt.Errorf("%s: %w", path, fs.ErrExist)
 	}

@@ -362,7 +362,7 @@ func Recover(journal, path string) (*Recovery, error) {
 		meta.info.Partial = traceformat.PartialRecovered
 	}
 	again := &journalReader{src: file}
-	if err := writeFile(path, meta.info, func(yield func(Sample) bool) {
+	if err := WriteFile(path, meta.info, func(yield func(Sample) bool) {
 		for s := range again.lines() {
 			s.Time -= meta.zero
 			if !yield(s) {

@@ -391,13 +391,13 @@ func (r *CacheRecord) Render(w io.Writer, width int) error {
 		line("  implied", items...)
 	}
 	if rep := r.Reported; rep != nil && r.Implied != nil {
-		line("  reported", units.Percent(rep.Hit)+" by its answers", points(r.Difference.V),
+		line("  reported", units.Percent(rep.Hit)+" by its answers", units.Points(r.Difference.V),
 			fmt.Sprintf("%s of %s requests as implied", units.Count(rep.Exact), units.Count(rep.Requests)))
 	}
 	if c := r.Counters; c != nil && r.Implied != nil {
 		items := []string{units.Percent(c.Hit) + " by its counters"}
 		if r.Reported == nil {
-			items = append(items, points(r.Difference.V))
+			items = append(items, units.Points(r.Difference.V))
 		}
 		line("  reported", items...)
 	}
@@ -409,14 +409,6 @@ func (r *CacheRecord) Render(w io.Writer, width int) error {
 	}
 	_, err := io.WriteString(w, "\n"+b.String())
 	return err
-}
-
-// points prints a difference of two shares.
-func points(d float64) string {
-	if d == 0 {
-		return "no difference"
-	}
-	return fmt.Sprintf("%+.3g points", 100*d)
 }
 
 // A cacheTally plays the prompts of a run against models of a prefix cache, in

@@ -156,7 +156,7 @@ func (d *Dir) Close(stats *Stats, runErr error) (*metrics.Summary, error) {
 	var noTelemetry error
 	if d.telemetry != nil {
 		m.Telemetry, noTelemetry = d.telemetry.finish(m)
-		m.Telemetry.blame(&m.Summary.Fidelity)
+		m.Telemetry.Blame(&m.Summary.Fidelity)
 	}
 	err := errors.Join(d.hlog.Close(), d.journal.SetHeader(d.header(partial)), d.journal.Close())
 	if err == nil {

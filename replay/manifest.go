@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"reprise/backends"
+	"reprise/gpu/findings"
 	"reprise/internal/metrics"
 	"reprise/internal/wire"
 	"reprise/traceformat"
@@ -44,7 +45,7 @@ type Manifest struct {
 	// Cache says what the server's prefix cache held and gave.
 	Cache *CacheRecord `json:"cache,omitempty"`
 	// Telemetry says what the serving host did meanwhile.
-	Telemetry *TelemetryRecord `json:"telemetry,omitempty"`
+	Telemetry *findings.Record `json:"telemetry,omitempty"`
 
 	Host  Host   `json:"host"`
 	Stats *Stats `json:"stats,omitempty"`

@@ -13,7 +13,6 @@ import (
 	"reprise/gpu"
 	"reprise/gpu/findings"
 	"reprise/internal/clock"
-	"reprise/internal/metrics"
 	"reprise/traceformat"
 )
 
@@ -129,25 +128,13 @@ func (t *Telemetry) Ready(ctx context.Context) {
 // Latest are the last values, for a live view.
 func (t *Telemetry) Latest() *gpu.Latest { return &t.latest }
 
-// A TelemetryRecord is what a manifest says of the telemetry of a run.
-type TelemetryRecord struct {
-	File    string             `json:"file,omitempty"`
-	Pages   []string           `json:"pages,omitempty"` // first and last of /metrics, as they were
-	Sources []gpu.SourceStatus `json:"sources,omitempty"`
-	Engines []gpu.EngineStats  `json:"engines,omitempty"` // of the scrapers among them
-	Dropped int64              `json:"dropped,omitempty"` // samples that a slow disk did not take
-	// Notes are the gaps and faults of the sources, in words.
-	Notes []string `json:"notes,omitempty"`
-	findings.Findings
-}
-
 // lastScrape bounds the scrape behind the last answer.
 const lastScrape = 2 * time.Second
 
 // finish ends the sampling, and says what came of it. The record is there in
 // spite of an error.
-func (t *Telemetry) finish(m *Manifest) (*TelemetryRecord, error) {
-	rec := &TelemetryRecord{}
+func (t *Telemetry) finish(m *Manifest) (*findings.Record, error) {
+	rec := &findings.Record{}
 	if t.sampler != nil {
 		t.sampler.Close()
 		rec.Sources = t.sampler.Status()
@@ -228,13 +215,8 @@ func (t *Telemetry) scrapeLast(status []gpu.SourceStatus) {
 
 // input is what the run's figures say beside the samples.
 func (t *Telemetry) input(m *Manifest) findings.Input {
-	s := m.Summary
-	sec := s.Window.Length.Seconds()
-	in := findings.Input{
-		From: s.Window.From, To: s.Window.To, Requests: t.rows,
-		OutputTokens: s.Rates.OutputTokens * sec, Completed: s.Rates.Completed * sec, Sent: s.Rates.Sent * sec,
-		Shared: m.Options.Shard.Of > 1,
-	}
+	in := findings.FromSummary(m.Summary, t.rows)
+	in.Shared = m.Options.Shard.Of > 1
 	if c := m.Cache; c != nil && c.Implied != nil && !c.info.Off && c.Implied.PromptTokens > 0 {
 		in.Implied = traceformat.Some(c.Implied.HitAtCapacity.Or(c.Implied.HitUnlimitedReusable))
 	}
@@ -249,15 +231,4 @@ func (t *Telemetry) input(m *Manifest) findings.Input {
 		}
 	}
 	return in
-}
-
-// blame makes a run invalid that was disturbed.
-func (t *TelemetryRecord) blame(f *metrics.Fidelity) {
-	if t.Environment.Verdict != findings.Disturbed || f.Verdict == metrics.NotReplayed {
-		return
-	}
-	for _, r := range t.Environment.Reasons {
-		f.Reasons = append(f.Reasons, "the serving host was disturbed: "+r)
-	}
-	f.Valid, f.Verdict = false, metrics.Invalid
 }

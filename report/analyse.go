@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"reprise/gpu/findings"
 	"reprise/internal/metrics"
 	"reprise/traceformat"
 )
@@ -33,6 +34,8 @@ type Analysis struct {
 	Figures  []metrics.Figure `json:"figures,omitempty"`
 	Warnings []string         `json:"warnings,omitempty"` // of the run
 	Merge    *Joined          `json:"merge,omitempty"`    // of a run that was joined from shards
+	// Telemetry is what the run's manifest says of the serving host.
+	Telemetry *findings.Record `json:"telemetry,omitempty"`
 	// Profile is what charts show of it.
 	Profile *Profile `json:"-"`
 }
@@ -53,6 +56,9 @@ func Analyse(ctx context.Context, name string, c Config) (*Analysis, error) {
 	m, conf := played.manifest, played.conf
 	if m != nil {
 		a.State, a.Reason, a.Warnings, a.Merge = m.State, m.Reason, m.Warnings, m.Merge
+		if a.Telemetry = m.Record(); a.Telemetry == nil && len(m.Telemetry) > 0 {
+			a.Warnings = append(slices.Clip(a.Warnings), "what run.json says of telemetry cannot be read by this version")
+		}
 		if m.State == StateRunning {
 			a.Reason = "it was killed, or is still going on"
 		}

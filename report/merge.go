@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"reprise/gpu/findings"
 	"reprise/internal/metrics"
 	"reprise/internal/units"
 	"reprise/internal/wire"
@@ -67,8 +68,8 @@ type MergeConfig struct {
 	Args    []string
 }
 
-// Merge joins the shards of one run: it writes trace.parquet, latency.hlog and
-// run.json to c.Out and returns the last. See the package comment for what it
+// Merge joins the shards of one run: it writes trace.parquet, latency.hlog,
+// telemetry.parquet where the shards watched their server, and run.json to c.Out and returns the last. See the package comment for what it
 // does and refuses; a refusal is a [*MergeError] and leaves c.Out as it was.
 //
 // Rows are sorted on disk beside c.Out, so that memory grows by the 80 bytes of
@@ -147,8 +148,9 @@ func place(temp, out string) error {
 			return err
 		}
 	}
-	for _, name := range []string{traceformat.RunTrace, latencyFile, manifestFile} {
-		if err := os.Rename(filepath.Join(temp, name), filepath.Join(out, name)); err != nil {
+	for _, name := range []string{traceformat.RunTrace, latencyFile, telemetryFile, manifestFile} {
+		err := os.Rename(filepath.Join(temp, name), filepath.Join(out, name))
+		if err != nil && !(name == telemetryFile && errors.Is(err, fs.ErrNotExist)) {
 			return err
 		}
 	}
@@ -189,7 +191,7 @@ func join(ctx context.Context, c MergeConfig, shards []*shard, missing []int, ze
 		}
 	}
 	conf.Planned, conf.To = m.Plan.Rows, m.Plan.Span
-	col := metrics.NewCollector(conf)
+	col, requests := metrics.NewCollector(conf), findings.NewRequests()
 	second, n := int64(-1), int64(0)
 	for row, err := range sorted.All() {
 		if err == nil {
@@ -202,6 +204,7 @@ func join(ctx context.Context, c MergeConfig, shards []*shard, missing []int, ze
 			return nil, err
 		}
 		col.Add(row)
+		requests.Add(row)
 		if s := int64(row.Arrival / time.Second); s != second {
 			second, n = s, 0
 		}
@@ -215,6 +218,9 @@ func join(ctx context.Context, c MergeConfig, shards []*shard, missing []int, ze
 	m.Summary = col.Summary()
 	m.Stats.Peak = m.Summary.InFlight.Peak
 	judge(m, shards)
+	if err := watch(m, shards, requests, dir); err != nil {
+		return nil, err
+	}
 	for _, s := range shards {
 		m.Merge.Shards = append(m.Merge.Shards, s.record())
 	}

@@ -150,7 +150,7 @@ func merge(ctx context.Context, c *ucli.Context) error {
 	if c.Bool("json") {
 		err = cli.WriteJSON(c.App.Writer, m)
 	} else {
-		err = render(c, &report.Analysis{Name: filepath.Clean(out), State: m.State, Reason: m.Reason, Summary: m.Summary, Warnings: m.Warnings, Merge: m.Merge})
+		err = render(c, &report.Analysis{Name: filepath.Clean(out), State: m.State, Reason: m.Reason, Summary: m.Summary, Warnings: m.Warnings, Merge: m.Merge, Telemetry: m.Record()})
 	}
 	if err != nil {
 		return err
@@ -189,6 +189,9 @@ func render(c *ucli.Context, a *report.Analysis) error {
 	w := c.App.Writer
 	color := cli.IsTerminal(w) && os.Getenv("NO_COLOR") == ""
 	if err := metrics.RenderText(w, a.Summary, cli.Columns(w, 88), color); err != nil {
+		return err
+	}
+	if err := a.Telemetry.Render(w, cli.Columns(w, 88)); err != nil {
 		return err
 	}
 	if a.Figures != nil {

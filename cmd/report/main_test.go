@@ -209,6 +209,11 @@ func TestShardsAgainstOneServer(t *testing.T) {
 		a.Server.URL != b.Server.URL || b.Stats.Sent != int64(len(got)) || b.Stats.Unsent != 0 {
 		t.Errorf("run.json of one run %+v\n%+v\nof the merged %+v\n%+v", a.Plan, a.Stats, b.Plan, b.Stats)
 	}
+	// What the engine generated for all of them is what all of them received.
+	if rec := b.Telemetry; rec == nil || rec.Engine == nil || rec.Engine.Received != a.Telemetry.Engine.Received || rec.Energy != nil ||
+		rec.Engine.Generated.V > rec.Engine.Received || rec.Engine.Generated.V < rec.Engine.Received/2 || rec.Engine.Restarts != 0 {
+		t.Errorf("telemetry of the merged %+v", rec)
+	}
 	// Each zero lies at the start that was agreed on, but for what the machine
 	// took between two looks at the clock.
 	if start, _ := time.Parse(time.RFC3339Nano, at); !b.Stats.StartedAt.Equal(start) || !m.Merge.StartAt || m.Merge.OffsetMax > time.Second {

@@ -338,7 +338,6 @@ func (a *analysis) clocks(f *Findings) {
 		if n < 1 || m.ours.n < 1 {
 			continue
 		}
-		seconds := func(v float64) time.Duration { return time.Duration(v * float64(time.Second)) }
 		d := SumDisagreement{Metric: m.name, Ours: seconds(m.ours.mean()), OursN: m.ours.n, Engine: seconds(sum / n), EngineN: int64(math.Round(n))}
 		d.Difference = d.Ours - d.Engine
 		c.Sums = append(c.Sums, d)

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"reprise/gpu"
+	"reprise/internal/metrics"
 	"reprise/traceformat"
 )
 
@@ -25,6 +26,15 @@ type Input struct {
 	// Spans are the engine's histograms over the run, by metric; nil: the sums
 	// and counts in the samples are all there is.
 	Spans map[string]gpu.EngineSpan
+}
+
+// FromSummary is what the figures of a run say, and its rows.
+func FromSummary(s *metrics.Summary, rows *Requests) Input {
+	sec := s.Window.Length.Seconds()
+	return Input{
+		From: s.Window.From, To: s.Window.To, Requests: rows,
+		OutputTokens: s.Rates.OutputTokens * sec, Completed: s.Rates.Completed * sec, Sent: s.Rates.Sent * sec,
+	}
 }
 
 // Findings are what telemetry and requests say together. A part for which there

@@ -3,6 +3,7 @@
 package units
 
 import (
+	"fmt"
 	"math"
 	"strconv"
 	"time"
@@ -84,6 +85,14 @@ func Percent(share float64) string {
 		return strconv.FormatFloat(math.Floor(p*1000)/1000, 'f', 3, 64) + " %"
 	}
 	return strconv.FormatFloat(p, 'f', 1, 64) + " %"
+}
+
+// Points prints a difference of two shares.
+func Points(d float64) string {
+	if d == 0 {
+		return "no difference"
+	}
+	return fmt.Sprintf("%+.3g points", 100*d)
 }
 
 // Rate prints events per second: "5.53/s", "1,234/s".

@@ -1,4 +1,4 @@
-package replay
+package findings
 
 import (
 	"fmt"
@@ -9,16 +9,13 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"reprise/gpu"
-	"reprise/gpu/findings"
-	"reprise/internal/enginemetrics"
 	"reprise/internal/units"
 )
 
-// Render writes t as lines of a summary, an item a line where they do not fit
+// Render writes r as lines of a summary, an item a line where they do not fit
 // into width together.
-func (t *TelemetryRecord) Render(w io.Writer, width int) error {
-	if t == nil {
+func (r *Record) Render(w io.Writer, width int) error {
+	if r == nil {
 		return nil
 	}
 	var b strings.Builder
@@ -34,7 +31,7 @@ func (t *TelemetryRecord) Render(w io.Writer, width int) error {
 		fmt.Fprintf(&b, "%-12s%s\n", label, strings.Join(items, sep))
 	}
 	var sources []string
-	for _, s := range t.Sources {
+	for _, s := range r.Sources {
 		text := fmt.Sprintf("%s %s readings", s.Name, units.Count(s.Readings))
 		switch {
 		case s.Readings == 0:
@@ -47,15 +44,18 @@ func (t *TelemetryRecord) Render(w io.Writer, width int) error {
 		sources = append(sources, text)
 	}
 	line("telemetry", sources...)
-	t.renderEngine(line)
-	t.renderGPUs(line)
-	switch e := t.Environment; e.Verdict {
-	case findings.Disturbed:
+	if r.From != "" {
+		line("  from", r.From)
+	}
+	r.renderEngine(line)
+	r.renderGPUs(line)
+	switch e := r.Environment; e.Verdict {
+	case Disturbed:
 		line("  host", append([]string{"DISTURBED"}, e.Reasons...)...)
-	case findings.Undisturbed:
+	case Undisturbed:
 		line("  host", "undisturbed")
 	}
-	for _, n := range slices.Concat(t.Environment.Warnings, t.Warnings, t.Notes) {
+	for _, n := range slices.Concat(r.Environment.Warnings, r.Warnings, r.Notes) {
 		line("  note", n)
 	}
 	if b.Len() == 0 {
@@ -65,8 +65,8 @@ func (t *TelemetryRecord) Render(w io.Writer, width int) error {
 	return err
 }
 
-func (t *TelemetryRecord) renderEngine(line func(string, ...string)) {
-	if e := t.Engine; e != nil {
+func (r *Record) renderEngine(line func(string, ...string)) {
+	if e := r.Engine; e != nil {
 		load := ""
 		if e.Running != nil {
 			load = fmt.Sprintf("%s running (%s at most)", units.Digits(e.Running.Mean), units.Digits(e.Running.Max))
@@ -86,7 +86,7 @@ func (t *TelemetryRecord) renderEngine(line func(string, ...string)) {
 		}
 		line("  engine", load, preempted, several, restarts)
 	}
-	if k := t.KV; k != nil {
+	if k := r.KV; k != nil {
 		usage, growth := "", ""
 		if k.Usage != nil {
 			usage = fmt.Sprintf("%s full (%s at most)", units.Percent(k.Usage.Mean), units.Percent(k.Usage.Max))
@@ -99,21 +99,21 @@ func (t *TelemetryRecord) renderEngine(line func(string, ...string)) {
 		}
 		line("  KV cache", usage, growth)
 	}
-	if p := t.Prefix; p != nil {
+	if p := r.Prefix; p != nil {
 		implied := ""
 		if p.Implied.OK {
-			implied = fmt.Sprintf("%s implied by the trace, %s", units.Percent(p.Implied.V), points(p.Difference.V))
+			implied = fmt.Sprintf("%s implied by the trace, %s", units.Percent(p.Implied.V), units.Points(p.Difference.V))
 		}
 		line("  prefixes", units.Percent(p.Hit)+" hit by its counters", implied)
 	}
-	if l := t.Little; l != nil {
+	if l := r.Little; l != nil {
 		line("  in flight", fmt.Sprintf("%s in the engine", units.Digits(l.Engine)), fmt.Sprintf("%s from here", units.Digits(l.Client)),
 			fmt.Sprintf("%s x %s = %s", units.Rate(l.Rate), units.Duration(seconds(l.Stay)), units.Digits(l.Law)))
 	}
-	if c := t.Clocks; c != nil {
+	if c := r.Clocks; c != nil {
 		for _, m := range []struct {
 			name string
-			d    *findings.Disagreement
+			d    *Disagreement
 		}{{"TTFT", c.TTFT}, {"E2E", c.E2E}} {
 			if m.d != nil {
 				line("  clocks", fmt.Sprintf("our %s less the engine's: p50 %s, p99 %s over %s requests", m.name, sign(m.d.P50), sign(m.d.P99), units.Count(m.d.N)))
@@ -139,8 +139,8 @@ func sign(d time.Duration) string {
 	return "+" + units.Duration(d)
 }
 
-func (t *TelemetryRecord) renderGPUs(line func(string, ...string)) {
-	if e := t.Energy; e != nil {
+func (r *Record) renderGPUs(line func(string, ...string)) {
+	if e := r.Energy; e != nil {
 		token, request := "", ""
 		if e.PerOutputToken.OK {
 			token = units.Digits(e.PerOutputToken.V) + " J/output token"
@@ -150,7 +150,7 @@ func (t *TelemetryRecord) renderGPUs(line func(string, ...string)) {
 		}
 		line("  energy", token, request, fmt.Sprintf("%s J at %s W", units.Digits(e.Joules), units.Digits(e.Watts)))
 	}
-	for _, g := range t.GPUs {
+	for _, g := range r.GPUs {
 		var items []string
 		if g.Utilization != nil {
 			items = append(items, units.Percent(g.Utilization.Mean)+" busy")
@@ -173,56 +173,4 @@ func (t *TelemetryRecord) renderGPUs(line func(string, ...string)) {
 		}
 		line("  "+g.Device, items...)
 	}
-}
-
-// Line is the telemetry of this moment for a live view, empty where there is
-// none yet.
-func (t *Telemetry) Line() string {
-	if t == nil {
-		return ""
-	}
-	var running, waiting, kv, power, memory, busy float64
-	engines, gpus, kvs, powers := 0, 0, 0, 0
-	for _, s := range t.latest.All() {
-		switch s.Metric {
-		case string(enginemetrics.Running):
-			running += s.Value
-			engines++
-		case string(enginemetrics.Waiting):
-			waiting += s.Value
-		case string(enginemetrics.KVUsage):
-			kv = max(kv, s.Value)
-			kvs++
-		case gpu.GPUUtilization:
-			busy += s.Value
-			gpus++
-		case gpu.GPUPower:
-			power += s.Value
-			powers++
-		case gpu.GPUMemoryUsage:
-			memory += s.Value
-		}
-	}
-	var items []string
-	if engines > 0 {
-		text := fmt.Sprintf("engine %s running, %s waiting", units.Count(int64(running)), units.Count(int64(waiting)))
-		if kvs > 0 {
-			text += ", KV " + units.Percent(kv)
-		}
-		items = append(items, text)
-	}
-	if gpus > 0 {
-		text := fmt.Sprintf("GPU %s busy", units.Percent(busy/float64(gpus)))
-		if powers > 0 {
-			text += fmt.Sprintf(", %s W", units.Digits(power))
-		}
-		if memory > 0 {
-			text += ", " + units.Bytes(int64(memory))
-		}
-		items = append(items, text)
-	}
-	if len(items) == 0 {
-		return ""
-	}
-	return strings.Join(items, "  ")
 }
