@@ -180,7 +180,7 @@ events { worker_connections 256; }
 http {
  log_format llm escape=json '{"msec":"$msec","request_time":"$request_time","remote_addr":"$remote_addr","request_method":"$request_method",'
   '"request_uri":"$request_uri","status":"$status","upstream_header_time":"$upstream_header_time","upstream_status":"$upstream_status",'
-  '"request_completion":"$request_completion"}';
+  '"request_completion":"$request_completion","http_x_session_id":"$http_x_session_id"}';
  access_log %[2]s llm;
  client_body_temp_path %[1]s/1; proxy_temp_path %[1]s/2; fastcgi_temp_path %[1]s/3; uwsgi_temp_path %[1]s/4; scgi_temp_path %[1]s/5;
  server { listen 127.0.0.1:%[3]d; location / { proxy_pass http://%[4]s; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; } }
