@@ -5,9 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"net/http"
 	"net/url"
 	"slices"
 	"sync"
@@ -18,13 +16,9 @@ import (
 	promodel "github.com/prometheus/common/model"
 )
 
-const (
-	// DCGMPeriod is how often an exporter is asked. It collects every 30 s unless
-	// it is started with `-c 1000`; asking more often gives the same values again.
-	DCGMPeriod = time.Second
-	// dcgmMaxPage bounds a page; one of eight GPUs with every field is 200 KB.
-	dcgmMaxPage = 8 << 20
-)
+// DCGMPeriod is how often an exporter is asked. It collects every 30 s unless
+// it is started with `-c 1000`; asking more often gives the same values again.
+const DCGMPeriod = time.Second
 
 // A dcgmField is a field of DCGM as its exporter prints it.
 type dcgmField struct {
@@ -85,20 +79,17 @@ var dcgmFilter = func() filter {
 
 // A DCGM is the page of a DCGM exporter. It implements [Source] and [Describer].
 type DCGM struct {
-	name   string
-	url    string
-	client *http.Client
-	xids   map[string]float64 // the last of each device
-	body   bytes.Buffer
+	name string
+	page *scraper
+	xids map[string]float64 // the last of each device
 
 	mu      sync.Mutex
 	devices []Device
 }
 
 // NewDCGM returns the exporter at rawURL, which is asked for nothing yet. Its
-// path is /metrics unless it has one. A nil client is one without proxies or
-// redirects.
-func NewDCGM(name, rawURL string, client *http.Client) (*DCGM, error) {
+// path is /metrics unless it has one.
+func NewDCGM(name, rawURL string) (*DCGM, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
 		return nil, errors.New("the address of a DCGM exporter is http://host:9400/metrics")
@@ -109,13 +100,7 @@ func NewDCGM(name, rawURL string, client *http.Client) (*DCGM, error) {
 	if name == "" {
 		name = "dcgm"
 	}
-	if client == nil {
-		client = &http.Client{
-			Transport:     &http.Transport{MaxIdleConns: 1, IdleConnTimeout: time.Minute, DisableCompression: true, MaxResponseHeaderBytes: 64 << 10},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		}
-	}
-	return &DCGM{name: name, url: u.String(), client: client, xids: map[string]float64{}}, nil
+	return &DCGM{name: name, page: newScraper(u.String(), nil), xids: map[string]float64{}}, nil
 }
 
 // Name implements [Source].
@@ -126,7 +111,7 @@ func (d *DCGM) Period() time.Duration { return DCGMPeriod }
 
 // Close implements [Source].
 func (d *DCGM) Close() error {
-	d.client.CloseIdleConnections()
+	d.page.close()
 	return nil
 }
 
@@ -139,42 +124,11 @@ func (d *DCGM) Devices() []Device {
 
 // Sample implements [Source].
 func (d *DCGM) Sample(ctx context.Context, now func() time.Duration, emit func(Sample)) error {
-	at, err := d.fetch(ctx, now)
+	at, err := d.page.fetch(ctx, now)
 	if err != nil {
 		return err
 	}
-	return d.parse(d.body.Bytes(), at, emit)
-}
-
-// fetch reads the page into d.body; at is the middle of the question.
-func (d *DCGM) fetch(ctx context.Context, now func() time.Duration) (at time.Duration, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.url, nil)
-	if err != nil {
-		return 0, AsFault(err)
-	}
-	asked := now()
-	res, err := d.client.Do(req)
-	if err != nil {
-		return 0, AsFault(err)
-	}
-	defer res.Body.Close()
-	at = asked + (now()-asked)/2
-	switch {
-	case res.StatusCode == http.StatusUnauthorized || res.StatusCode == http.StatusForbidden:
-		return 0, Faultf(FaultUnauthorized, "status %d", res.StatusCode)
-	case res.StatusCode != http.StatusOK:
-		return 0, Faultf(FaultRefused, "status %d", res.StatusCode)
-	}
-	d.body.Reset()
-	n, err := d.body.ReadFrom(io.LimitReader(res.Body, dcgmMaxPage+1))
-	if n > dcgmMaxPage {
-		d.body = bytes.Buffer{} // it has grown to the limit
-		return 0, Faultf(FaultTooLong, "the page is longer than %d KiB", dcgmMaxPage>>10)
-	}
-	if err != nil {
-		return 0, AsFault(err)
-	}
-	return at, nil
+	return d.parse(d.page.body.Bytes(), at, emit)
 }
 
 // parse emits what the page says.

@@ -5,8 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
-	"maps"
 	"math"
 	"net/http"
 	"net/url"
@@ -25,9 +23,6 @@ const (
 	// engineTimeout bounds one scrape. A page takes some ms, up to a second where
 	// the server's interpreter is busy.
 	engineTimeout = 2 * time.Second
-	// engineMaxPage bounds what is read of a page. vLLM's has 58 KB an engine
-	// and SGLang's 97 KB; 16 engines of the longer are a fifth of this.
-	engineMaxPage = 8 << 20
 )
 
 // EngineRestarted is the note of the gap between the last scrape of an engine and
@@ -65,11 +60,10 @@ type EngineOptions struct {
 // its counters overtook the old values between two scrapes, a 0 comes before the
 // new value, so that a reader who takes falls for restarts sees this one too.
 type Engine struct {
-	o      EngineOptions
-	client *http.Client
+	o    EngineOptions
+	page *scraper
 
-	mu     sync.Mutex // what is below, but the scraper alone writes it
-	body   bytes.Buffer
+	mu     sync.Mutex   // what is below, but the scraper alone writes it
 	last   bytes.Buffer // the last page that was understood
 	table  *enginemetrics.Table
 	begun  bool          // there was a page
@@ -126,18 +120,15 @@ func NewEngine(o EngineOptions) (*Engine, error) {
 	if o.Timeout <= 0 {
 		o.Timeout = engineTimeout
 	}
-	if o.MaxPage <= 0 {
-		o.MaxPage = engineMaxPage
+	page := newScraper(o.URL, o.TLS)
+	page.header = o.Header
+	if o.MaxPage > 0 {
+		page.max = o.MaxPage
 	}
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.TLSClientConfig = o.TLS
-	t.MaxIdleConns, t.MaxConnsPerHost = 1, 1
-	t.DisableCompression = true // a page is bounded by what is sent, then
-	return &Engine{o: o, series: map[seriesKey]*engineSeries{}, client: &http.Client{
-		Transport: t,
-		// An answer from elsewhere is not this engine's, and would get its key.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}, nil
+	if len(o.Tables) == 1 {
+		page.hint = o.Tables[0].Enable
+	}
+	return &Engine{o: o, page: page, series: map[seriesKey]*engineSeries{}}, nil
 }
 
 // Name implements [Source].
@@ -148,7 +139,7 @@ func (e *Engine) Period() time.Duration { return e.o.Period }
 
 // Close implements [Source].
 func (e *Engine) Close() error {
-	e.client.CloseIdleConnections()
+	e.page.close()
 	return nil
 }
 
@@ -173,17 +164,17 @@ func (e *Engine) Last() []byte {
 func (e *Engine) Sample(ctx context.Context, now func() time.Duration, emit func(Sample)) error {
 	ctx, cancel := context.WithTimeout(ctx, e.o.Timeout)
 	defer cancel()
-	at, err := e.fetch(ctx, now)
+	at, err := e.page.fetch(ctx, now)
 	if err != nil {
-		return withoutAddress(err)
+		return err
 	}
 	tables := e.o.Tables
 	if e.table != nil {
 		tables = []*enginemetrics.Table{e.table}
 	}
-	p, err := parsePage(e.body.Bytes(), tables, e.o.Model)
+	p, err := parsePage(e.page.body.Bytes(), tables, e.o.Model)
 	if err != nil && e.table != nil && len(e.o.Tables) > 1 {
-		p, err = parsePage(e.body.Bytes(), e.o.Tables, e.o.Model) // another engine came up in its place
+		p, err = parsePage(e.page.body.Bytes(), e.o.Tables, e.o.Model) // another engine came up in its place
 	}
 	if err != nil {
 		return err
@@ -193,64 +184,6 @@ func (e *Engine) Sample(ctx context.Context, now func() time.Duration, emit func
 	return nil
 }
 
-// fetch reads the page into e.body. at is in the middle between the question and
-// the beginning of the answer, which is when a server writes the page.
-func (e *Engine) fetch(ctx context.Context, now func() time.Duration) (at time.Duration, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, e.o.URL, nil)
-	if err != nil {
-		return 0, err
-	}
-	maps.Copy(req.Header, e.o.Header)
-	req.Header.Set("Accept", "text/plain;version=0.0.4")
-	asked := now()
-	resp, err := e.client.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	defer resp.Body.Close()
-	at = asked + (now()-asked)/2
-	if resp.StatusCode != http.StatusOK {
-		f := Faultf(FaultRefused, "status %d", resp.StatusCode)
-		if resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden {
-			f.Name = FaultUnauthorized
-		} else if how := e.enable(); how != "" && resp.StatusCode >= 400 {
-			f = Faultf(FaultRefused, "status %d: %s", resp.StatusCode, how)
-		}
-		return 0, f
-	}
-	if resp.ContentLength > int64(e.o.MaxPage) {
-		return 0, e.tooLong()
-	}
-	e.body.Reset()
-	if n, err := e.body.ReadFrom(io.LimitReader(resp.Body, int64(e.o.MaxPage)+1)); err != nil {
-		return 0, err
-	} else if n > int64(e.o.MaxPage) {
-		return 0, e.tooLong()
-	}
-	return at, nil
-}
-
-func (e *Engine) tooLong() error {
-	e.body = bytes.Buffer{} // it may have grown to the limit
-	return Faultf(FaultTooLong, "the page is longer than %d KiB", e.o.MaxPage>>10)
-}
-
-// enable says how the page is switched on.
-func (e *Engine) enable() string {
-	if len(e.o.Tables) == 1 {
-		return e.o.Tables[0].Enable
-	}
-	return ""
-}
-
-// withoutAddress drops what net/http says of where it asked.
-func withoutAddress(err error) error {
-	if ue, ok := errors.AsType[*url.Error](err); ok {
-		err = ue.Err
-	}
-	return err
-}
-
 // keep makes p the last page.
 func (e *Engine) keep(p *page) {
 	e.mu.Lock()
@@ -258,10 +191,10 @@ func (e *Engine) keep(p *page) {
 	e.table = p.table
 	e.stats.Engine = p.table.Engine
 	e.stats.Pages++
-	e.stats.Bytes = e.body.Len()
+	e.stats.Bytes = e.page.body.Len()
 	e.stats.Doubled += int64(p.doubled)
 	e.stats.Odd += int64(p.odd)
-	e.last, e.body = e.body, e.last
+	e.last, e.page.body = e.page.body, e.last
 	e.mu.Unlock()
 	if first && e.o.First != nil {
 		e.o.First(e.last.Bytes())

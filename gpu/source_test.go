@@ -47,7 +47,7 @@ func TestDCGMPage(t *testing.T) {
 		}
 	}))
 	defer web.Close()
-	d, err := NewDCGM("", web.URL, nil)
+	d, err := NewDCGM("", web.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ func TestDCGMStrangePages(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { tt.serve(w) }))
 			defer web.Close()
-			d, err := NewDCGM("", web.URL, nil)
+			d, err := NewDCGM("", web.URL)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -142,7 +142,7 @@ func TestDCGMStrangePages(t *testing.T) {
 			}
 		})
 	}
-	d, err := NewDCGM("", "http://127.0.0.1:1", nil)
+	d, err := NewDCGM("", "http://127.0.0.1:1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +160,7 @@ func FuzzDCGM(f *testing.F) {
 	f.Add([]byte("DCGM_FI_DEV_GPU_UTIL NaN\n"))
 	f.Add([]byte("# TYPE DCGM_FI_DEV_GPU_UTIL histogram\nDCGM_FI_DEV_GPU_UTIL_bucket{le=\"1\"} 1\n"))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		d, err := NewDCGM("", "http://x", nil)
+		d, err := NewDCGM("", "http://x")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -216,7 +216,7 @@ func agentSources(c *urfave.Context) (sources []gpu.Source, absent []string, err
 		case kind == "smi" && (!has || value != ""):
 			sources = append(sources, gpu.NewSMI(gpu.SMIOptions{Name: strings.Replace(name, "smi", "nvidia-smi", 1), File: value}))
 		case kind == "dcgm" && value != "":
-			d, err := gpu.NewDCGM(name, value, nil)
+			d, err := gpu.NewDCGM(name, value)
 			if err != nil {
 				return sources, nil, cli.Usagef("--gpu dcgm=http://127.0.0.1:9400", "--gpu: %w", err)
 			}

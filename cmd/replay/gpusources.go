@@ -81,7 +81,7 @@ func gpuSources(c *urfave.Context, s *server) (sources []gpu.Source, err error) 
 		case kind == "smi" && (!has || value != ""):
 			sources = append(sources, gpu.NewSMI(gpu.SMIOptions{Name: name("nvidia-smi"), File: value}))
 		case kind == "dcgm" && value != "":
-			d, err := gpu.NewDCGM(name(kind), value, nil)
+			d, err := gpu.NewDCGM(name(kind), value)
 			if err != nil {
 				return nil, cli.Usagef("--gpu dcgm=http://host:9400/metrics", "--gpu: %w", err)
 			}
