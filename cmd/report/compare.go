@@ -39,7 +39,7 @@ A gate fails only if the whole interval lies beyond its limit:
   --fail-if 'e2e.p50 > 2s'
 
 Examples:
-  report compare vllm/ sglang/
+  report compare vllm/ sglang/ --html ab.html
   report compare before=a1,a2,a3 after=b1,b2,b3 --fail-if 'ttft.p99 > +5%' --junit gate.xml
   report compare a/ b/ --json | jq '.metrics[] | select(.name=="ttft.p99")'
 
@@ -50,6 +50,7 @@ error, 3 if a run of either side is invalid, 130 if interrupted.`,
 			&ucli.StringSliceFlag{Name: "fail-if", Usage: "exit 1 if `CONDITION` is certain; may be given more than once"},
 			&ucli.StringFlag{Name: "junit", Usage: "write the gates to `FILE` as JUnit XML"},
 			&ucli.StringFlag{Name: "markdown", Usage: "write the comparison to `FILE` as Markdown, - for standard output"},
+			htmlFlag(),
 			&ucli.BoolFlag{Name: "keep-unequal", Usage: "compare requests too whose prompt or token counts differ"},
 			&ucli.Uint64Flag{Name: "seed", Value: 1, Usage: "of the bootstrap"},
 			&ucli.StringFlag{Name: "format", Usage: "source `FORMAT` of traces", DefaultText: "detected"},
@@ -65,6 +66,9 @@ const gcPercent = 40
 func compare(ctx context.Context, c *ucli.Context) error {
 	if c.NArg() != 2 {
 		return cli.Usagef("report compare a/ b/; repeats of a side have commas between: a1/,a2/,a3/", "compare: want two sides, got %d", c.NArg())
+	}
+	if err := oneStdout(c, "json", "markdown", "html"); err != nil {
+		return err
 	}
 	conf := report.CompareConfig{KeepUnequal: c.Bool("keep-unequal"), Seed: c.Uint64("seed")}
 	if c.IsSet("slo") {
@@ -101,7 +105,7 @@ func compare(ctx context.Context, c *ucli.Context) error {
 	if err != nil {
 		return cli.Usagef("", "--fail-if: %w", err)
 	}
-	if err := writeComparison(c, cmp, checks); err != nil {
+	if err := writeComparison(ctx, c, cmp, checks, conf.Config); err != nil {
 		return err
 	}
 	failed := slices.ContainsFunc(checks, func(k report.Check) bool { return k.Failed })
@@ -114,7 +118,7 @@ func compare(ctx context.Context, c *ucli.Context) error {
 	return nil
 }
 
-func writeComparison(c *ucli.Context, cmp *report.Comparison, checks []report.Check) error {
+func writeComparison(ctx context.Context, c *ucli.Context, cmp *report.Comparison, checks []report.Check, conf report.Config) error {
 	if name := c.String("junit"); name != "" {
 		var b bytes.Buffer
 		if err := report.WriteJUnit(&b, checks); err != nil {
@@ -124,18 +128,13 @@ func writeComparison(c *ucli.Context, cmp *report.Comparison, checks []report.Ch
 			return err
 		}
 	}
-	if name := c.String("markdown"); name != "" {
-		var b bytes.Buffer
-		if err := cmp.RenderMarkdown(&b, checks); err != nil {
-			return err
-		}
-		if name == "-" {
-			_, err := c.App.Writer.Write(b.Bytes())
-			return err
-		}
-		if err := os.WriteFile(name, b.Bytes(), 0o644); err != nil {
-			return err
-		}
+	onStdout, err := writeTo(c, "markdown", func(w io.Writer) error { return cmp.RenderMarkdown(w, checks) })
+	if err != nil {
+		return err
+	}
+	page, err := writeTo(c, "html", func(w io.Writer) error { return pageOf(ctx, w, cmp, checks, conf) })
+	if err != nil || onStdout || page {
+		return err
 	}
 	if c.Bool("json") {
 		return cli.WriteJSON(c.App.Writer, struct {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/signal"
@@ -19,6 +20,7 @@ import (
 	"reprise/internal/metrics"
 	"reprise/internal/units"
 	"reprise/report"
+	"reprise/report/html"
 	"reprise/traceformat"
 	_ "reprise/traceformat/convert" // registers the public formats
 )
@@ -47,6 +49,7 @@ partial, 130 if interrupted.`,
 			&ucli.StringSliceFlag{Name: "slo", Usage: "goodput counts requests that meet it, for example 'ttft<500ms'; `METRIC<TIME` of ttft, tpot, e2e", DefaultText: "as the run was played"},
 			&ucli.StringFlag{Name: "metrics-as", Usage: "also print the figures by another `TOOL`'s formulas: " + strings.Join(metrics.Tools(), ", ")},
 			&ucli.StringFlag{Name: "format", Usage: "source `FORMAT` of a trace", DefaultText: "detected"},
+			htmlFlag(),
 			jsonFlag(),
 		},
 		Action:   action(show),
@@ -122,7 +125,12 @@ func show(ctx context.Context, c *ucli.Context) error {
 	if err != nil {
 		return explain(c.Args().First(), err)
 	}
-	if c.Bool("json") {
+	page, err := writeTo(c, "html", func(w io.Writer) error { return html.WriteRun(w, a) })
+	if err != nil {
+		return err
+	}
+	if page {
+	} else if c.Bool("json") {
 		err = cli.WriteJSON(c.App.Writer, a)
 	} else {
 		err = render(c, a)

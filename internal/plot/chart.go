@@ -29,6 +29,7 @@ type Line struct {
 	Low, High []float64
 	Step      bool // the value holds until the next point
 	Dots      bool // mark the points
+	Loose     bool // and draw no line between them
 	// Color is the place in the palette, counted from 1; 0 is the place in the
 	// list.
 	Color int
@@ -63,6 +64,9 @@ func (c *Chart) WriteSVG(w io.Writer) error {
 		xv = append(xv, l.X...)
 		yv = append(append(append(yv, l.Y...), l.Low...), l.High...)
 		kind := byte('l')
+		if l.Loose {
+			kind = 'r'
+		}
 		if l.Y == nil {
 			kind = 'b'
 		}
@@ -141,7 +145,9 @@ func (l *Line) draw(d *canvas, xs, ys scale, color int) {
 		}
 		pen, lastY = true, y
 	}
-	fmt.Fprintf(d, `<path d="%s" class="rp-line rp-s%d"%s/>`+"\n", path.String(), color, dash(color))
+	if !l.Loose {
+		fmt.Fprintf(d, `<path d="%s" class="rp-line rp-s%d"%s/>`+"\n", path.String(), color, dash(color))
+	}
 	if !l.Dots {
 		return
 	}

@@ -31,30 +31,9 @@ var palette = []struct{ light, dark string }{
 // dashes tells series apart without colour.
 var dashes = []string{"", "7 4", "2 3", "9 3 2 3", "4 2", "1 2"}
 
-// style is the CSS of every drawing. Names begin with rp so that they meet no
-// others on a page.
-var style = func() string {
-	var b strings.Builder
-	vars := func(pick func(int) string, ink, dim, grid, paper string) {
-		fmt.Fprintf(&b, "--rp-ink:%s;--rp-dim:%s;--rp-grid:%s;--rp-paper:%s;", ink, dim, grid, paper)
-		for i := range palette {
-			fmt.Fprintf(&b, "--rp-%d:%s;", i, pick(i))
-		}
-	}
-	b.WriteString(".rp{")
-	vars(func(i int) string { return palette[i].light }, "#1b1b1b", "#565656", "#e2e2e2", "#ffffff")
-	b.WriteString("font:13px system-ui,-apple-system,'Segoe UI',sans-serif;max-width:100%;height:auto}")
-	b.WriteString("@media(prefers-color-scheme:dark){.rp{")
-	vars(func(i int) string { return palette[i].dark }, "#ececec", "#a8a8a8", "#383838", "#161616")
-	b.WriteString("}}")
-	b.WriteString(".rp-bg{fill:var(--rp-paper)}.rp text{fill:var(--rp-ink)}.rp .rp-dim{fill:var(--rp-dim);font-size:12px}")
-	b.WriteString(".rp .rp-title{font-weight:600}.rp-grid{stroke:var(--rp-grid);stroke-width:1}.rp-axis{stroke:var(--rp-dim);stroke-width:1}")
-	b.WriteString(".rp-rule{stroke:var(--rp-dim);stroke-width:1;stroke-dasharray:3 3}.rp-line{fill:none;stroke-width:2;stroke-linejoin:round}.rp-band{opacity:.22;stroke:none}")
-	for i := range palette {
-		fmt.Fprintf(&b, ".rp-s%d{stroke:var(--rp-%d)}.rp-f%d{fill:var(--rp-%d)}", i, i, i, i)
-	}
-	return b.String()
-}()
+// style is the CSS of every drawing that stands alone.
+var style = ".rp{" + Colors(false) + "font:13px system-ui,-apple-system,'Segoe UI',sans-serif;max-width:100%;height:auto}" +
+	"@media(prefers-color-scheme:dark){.rp{" + Colors(true) + "}}" + Shapes
 
 // A canvas collects one drawing.
 type canvas struct {
@@ -68,7 +47,7 @@ func (c *canvas) open(title, desc string, height float64) {
 	id := identity(title, desc)
 	fmt.Fprintf(c, `<svg xmlns="http://www.w3.org/2000/svg" class="rp" viewBox="0 0 %d %s" width="%d" height="%s" role="img" aria-labelledby="%s-t %s-d">`,
 		width, num(height), width, num(height), id, id)
-	fmt.Fprintf(c, `<title id="%s-t">%s</title><desc id="%s-d">%s</desc><style>%s</style>`, id, escape(title), id, escape(desc), style)
+	fmt.Fprintf(c, `<title id="%s-t">%s</title><desc id="%s-d">%s</desc>%s`, id, escape(title), id, escape(desc), styleElement)
 	fmt.Fprintf(c, `<rect class="rp-bg" width="%d" height="%s"/>`, width, num(height))
 	c.WriteByte('\n')
 }

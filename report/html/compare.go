@@ -1,0 +1,361 @@
+package html
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"reprise/internal/metrics"
+	iunits "reprise/internal/units"
+	"reprise/report"
+)
+
+// WriteComparison writes a comparison as one page. profiles are those of the
+// first run of A and of B, on one axis of time.
+func WriteComparison(w io.Writer, c *report.Comparison, checks []report.Check, profiles [2]*report.Profile) error {
+	p := &page{
+		Eyebrow: "Reprise · comparison", Title: c.B.Name + " against " + c.A.Name, Lead: c.Headline(),
+		Cautions: c.Warnings, Foot: "Written by report compare. This file loads nothing and can be kept, mailed and printed as it is.",
+	}
+	p.Sides = []side{{"a", "A", c.A.Name, c.A.Describe()}, {"b", "B", c.B.Name, c.B.Describe()}}
+	p.Verdict = comparisonVerdict(c)
+	if c.Invalid {
+		p.Lead = "Not to be relied on, as a run is invalid: " + p.Lead
+	}
+	tracks := []track{{profiles[0], "A", 1}, {profiles[1], "B", 2}}
+	b := &builder{page: p}
+	p.Cards = comparisonCards(c)
+
+	summary := section{ID: "summary", Title: "Summary", Text: []string{c.Scope()}}
+	if t := gates(checks); t != nil {
+		summary.Blocks = append(summary.Blocks, block{Title: "Gates", Table: t})
+	}
+	summary.Blocks = append(summary.Blocks, block{Table: metricTable(c)})
+	var notes []string
+	for _, why := range c.Withheld() {
+		notes = append(notes, "No interval: "+spell(why)+".")
+	}
+	for _, s := range c.Paired {
+		median := ""
+		if s.Median.OK {
+			median = "; the median difference is " + (&report.Metric{Unit: "ns"}).Format(s.Median.V)
+		}
+		notes = append(notes, fmt.Sprintf("Of the same %s requests, %s had the smaller %s in B and %s in A%s.", iunits.Count(s.Requests), iunits.Percent(s.B), heading(s.Metric), iunits.Percent(s.A), median))
+	}
+	summary.Blocks = append(summary.Blocks, block{List: notes})
+	p.Sections = append(p.Sections, summary, work(c))
+
+	add := func(id, title string, figs []figure, text ...string) {
+		if len(figs) > 0 {
+			p.Sections = append(p.Sections, section{ID: id, Title: title, Text: text, Blocks: []block{{Figures: figs}}})
+		}
+	}
+	first := ""
+	if c.Repeats > 1 {
+		first = " Charts show the first pair of runs; repeats are never pooled."
+	}
+	add("distributions", "Distributions", b.cdfs(tracks), "Further left is faster."+first)
+	add("shift", "Where in the distribution", b.shifts(c.Shift), "What separates the sides at each quantile: a constant cost lifts the whole line, queueing lifts its right end.")
+	add("time", "Over time", b.times(tracks), fmt.Sprintf("Both runs from their own start, in windows of %s, warm-up and drain included.", units(profiles[0].Width)))
+	add("load", "Under load", b.load(tracks), "Each dot is a window in time.")
+	add("facts", "By the trace's own facts", b.heats(tracks), "Every request lies in one cell; both sides have one scale of colour, which grows with the root of the share.")
+	if t := segmentTable(c); t != nil {
+		p.Sections = append(p.Sections, section{ID: "segments", Title: "By segment", Text: []string{"Which requests the difference comes from. These intervals are not corrected for there being many segments: they say where to look."}, Blocks: []block{{Table: t}}})
+	}
+	if t := moverTable(c); t != nil {
+		p.Sections = append(p.Sections, section{ID: "movers", Title: "Requests that moved most", Text: []string{"By the difference of E2E. Ids are those of the trace, for trace head --id and for the engine's log."}, Blocks: []block{{Table: t}}})
+	}
+	if t := noiseTable(c); t != nil {
+		p.Sections = append(p.Sections, section{ID: "noise", Title: "Noise from run to run", Text: []string{"The standard deviation over repeats of one side: no smaller difference can be told from chance by one run of each."}, Blocks: []block{{Table: t}}})
+	}
+	p.Sections = append(p.Sections, comparedRuns(c, tracks), section{ID: "how", Title: "How to read this", Blocks: []block{{List: append(slices.Clone(how), comparedHow(c)...)}}})
+	if b.err != nil {
+		return b.err
+	}
+	return p.write(w)
+}
+
+// spell puts the names that people know in place of those of the metrics.
+func spell(s string) string { return strings.TrimSuffix(s, ".") }
+
+func comparisonVerdict(c *report.Comparison) verdict {
+	if c.Invalid {
+		return verdict{Class: "bad", Word: "INVALID", Text: "A run did not do what its trace says; its figures are of the client as much as of the server."}
+	}
+	v := verdict{Class: "good", Word: "VALID", Text: "Every run sent what its trace says, when it says."}
+	for _, s := range [][]report.RunFact{c.A.Runs, c.B.Runs} {
+		for _, r := range s {
+			if r.Summary.Fidelity.Verdict == metrics.NotReplayed {
+				v = verdict{Class: "plain", Word: "NOT REPLAYED", Text: "At least one side is a capture: what was sent there was production's, and has no schedule to be held against."}
+			}
+		}
+	}
+	for i := range c.Work {
+		if w := &c.Work[i]; w.Prompts+w.PromptTokens+w.OutputTokens > 0 {
+			v.Reasons = append(v.Reasons, c.DescribeWork(i))
+		} else if i == 0 {
+			v.Text += " " + upper(c.DescribeWork(i)) + "."
+		}
+	}
+	return v
+}
+
+func upper(s string) string {
+	if s == "" {
+		return s
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
+}
+
+func comparisonCards(c *report.Comparison) (out []card) {
+	for _, name := range []string{"ttft.p50", "ttft.p99", "tpot.p50", "e2e.p50", "output_tokens_per_second", "goodput", "error_rate"} {
+		i := slices.IndexFunc(c.Metrics, func(m report.Metric) bool { return m.Name == name })
+		if i < 0 {
+			continue
+		}
+		m := &c.Metrics[i]
+		s := m.Show()
+		k := card{Name: heading(name), Values: []cardValue{{"a", "A", s.A}, {"b", "B", s.B}}, Chip: verdictChip(m.Verdict)}
+		if m.Rel.V.OK {
+			k.Change = s.Relative
+		} else if m.Diff.V.OK {
+			k.Change = s.Diff
+		}
+		if m.Verdict == report.NotJudged {
+			k.Note = "No interval, see the notes of the summary."
+			if strings.HasPrefix(m.Why, "a run has one such figure") {
+				k.Note = "One figure a run: repeats would give an interval."
+			}
+		}
+		out = append(out, k)
+	}
+	return out
+}
+
+func metricTable(c *report.Comparison) *table {
+	t := &table{Caption: "Every metric of both sides", Head: []string{"metric", "A", "B", "B - A", "95 % interval", "relative", "", "p", "verdict"}, Sorted: true}
+	most := widest(c.Metrics)
+	for i := range c.Metrics {
+		m := &c.Metrics[i]
+		s := m.Show()
+		v := verdictChip(m.Verdict)
+		t.Rows = append(t.Rows, []cell{
+			text(heading(m.Name)), {Text: s.A, Sort: sortKey(m.A.V)}, {Text: s.B, Sort: sortKey(m.B.V)}, {Text: s.Diff, Sort: sortKey(m.Diff.V)},
+			{Text: s.Interval, Sort: sortKey(m.Diff.Lo)}, {Text: s.Relative, Sort: sortKey(m.Rel.V)}, {SVG: forest(m.Rel, most, v.Class)},
+			{Text: s.P, Sort: sortKey(m.PHolm)}, {Text: s.Verdict, Chip: v.Class},
+		})
+	}
+	return t
+}
+
+func gates(checks []report.Check) *table {
+	if len(checks) == 0 {
+		return nil
+	}
+	t := &table{Caption: "Gates", Head: []string{"condition", "result", "why"}}
+	for _, k := range checks {
+		result := cell{Text: "pass", Chip: "good"}
+		switch {
+		case k.Failed:
+			result = cell{Text: "fail", Chip: "bad"}
+		case k.Unknown:
+			result = cell{Text: "unknown", Chip: "warn"}
+		}
+		t.Rows = append(t.Rows, []cell{text(k.Gate), result, text(k.Text)})
+	}
+	return t
+}
+
+// work says whether both sides did the same.
+func work(c *report.Comparison) section {
+	s := section{ID: "work", Title: "Was it the same work?", Text: []string{"The same request is compared with itself: both sides have it, both answered it, with the same prompt and as many tokens. What is not so is left out, or marked."}}
+	t := &table{Caption: "Work of each pair of runs", Head: []string{"pair", "measured in A", "in B", "in both", "only in A", "only in B", "ok in both", "failed in A only", "failed in B only", "prompt differs", "prompt tokens differ", "output tokens differ", "cached tokens differ", "left out", "not verified"}}
+	examples := &table{Caption: "Requests that were not the same work", Head: []string{"request", "what", "A", "B"}}
+	for i := range c.Work {
+		w := &c.Work[i]
+		t.Rows = append(t.Rows, []cell{
+			text(fmt.Sprint(i + 1)), count(w.Rows[0]), count(w.Rows[1]), count(w.Joined), count(w.OnlyA), count(w.OnlyB), count(w.BothOK), count(w.FailedA), count(w.FailedB),
+			count(w.Prompts), count(w.PromptTokens), count(w.OutputTokens), count(w.CachedTokens), count(w.Excluded), count(w.Unverified),
+		})
+		for _, e := range w.Examples {
+			examples.Rows = append(examples.Rows, []cell{count(e.ID), text(strings.ReplaceAll(e.What, "_", " ")), count(int64(e.Was[0])), count(int64(e.Was[1]))})
+		}
+	}
+	s.Blocks = append(s.Blocks, block{Table: t})
+	if len(examples.Rows) > 0 {
+		s.Blocks = append(s.Blocks, block{Title: "Examples of unequal work", Table: examples, Fold: true})
+	}
+	names, sums := runsOf(c)
+	s.Blocks = append(s.Blocks, block{Title: "Fidelity", Table: fidelity(names, sums)})
+	if f := failures(names, sums); f != nil {
+		s.Blocks = append(s.Blocks, block{Title: "Failures", Table: f})
+	}
+	return s
+}
+
+func runsOf(c *report.Comparison) (names []string, sums []*metrics.Summary) {
+	for _, s := range []struct {
+		mark string
+		of   *report.Subject
+	}{{"A", &c.A}, {"B", &c.B}} {
+		for i, r := range s.of.Runs {
+			mark := s.mark
+			if len(s.of.Runs) > 1 {
+				mark += fmt.Sprint(i + 1)
+			}
+			names, sums = append(names, mark+"  "+r.Name), append(sums, r.Summary)
+		}
+	}
+	return names, sums
+}
+
+func segmentTable(c *report.Comparison) *table {
+	if len(c.Segments) == 0 {
+		return nil
+	}
+	t := &table{Caption: "Segments", Head: []string{"segment", "requests"}, Sorted: true}
+	for _, m := range c.Segments[0].Metrics {
+		t.Head = append(t.Head, heading(m.Name)+" A", "B", "relative", "")
+	}
+	var all []report.Metric
+	for i := range c.Segments {
+		all = append(all, c.Segments[i].Metrics...)
+	}
+	most := widest(all)
+	for i := range c.Segments {
+		s := &c.Segments[i]
+		row := []cell{text(segmentName(s.By, s.Label)), count(s.Requests)}
+		for k := range s.Metrics {
+			m := &s.Metrics[k]
+			x := m.Show()
+			class := ""
+			if m.Diff.Hi.OK && m.Diff.Hi.V < 0 {
+				class = "good"
+			} else if m.Diff.Lo.OK && m.Diff.Lo.V > 0 {
+				class = "bad"
+			}
+			row = append(row, cell{Text: x.A, Sort: sortKey(m.A.V)}, cell{Text: x.B, Sort: sortKey(m.B.V)}, cell{Text: relativeOnly(x.Relative), Sort: sortKey(m.Rel.V)}, cell{SVG: forest(m.Rel, most, class)})
+		}
+		t.Rows = append(t.Rows, row)
+	}
+	return t
+}
+
+// relativeOnly drops the interval, which is drawn beside it.
+func relativeOnly(s string) string {
+	s, _, _ = strings.Cut(s, " (")
+	return s
+}
+
+func segmentName(by, label string) string {
+	switch by {
+	case "prompt_tokens", "output_tokens":
+		return label + " " + strings.ReplaceAll(by, "_", " ")
+	case "cache_hit":
+		return "cached " + label
+	case "turn", "time":
+		return label
+	}
+	return by + " " + label
+}
+
+func moverTable(c *report.Comparison) *table {
+	if len(c.Movers) == 0 {
+		return nil
+	}
+	t := &table{Caption: "The requests whose E2E differs most", Head: []string{"request", "arrival", "prompt tokens", "output tokens", "TTFT A", "TTFT B", "E2E A", "E2E B", "E2E difference"}, Sorted: true}
+	ns := &report.Metric{Unit: "ns"}
+	show := func(n report.Number) cell {
+		if !n.OK {
+			return text("-")
+		}
+		return cell{Text: ns.Format(n.V), Sort: sortKey(n)}
+	}
+	known := func(n int32) cell {
+		if n < 0 {
+			return text("-")
+		}
+		return count(int64(n))
+	}
+	for _, m := range c.Movers {
+		id := fmt.Sprint(m.ID)
+		if m.Lap > 0 {
+			id += fmt.Sprintf(" lap %d", m.Lap)
+		}
+		diff := cell{Text: "-"}
+		if m.E2E[0].OK && m.E2E[1].OK {
+			d := m.E2E[1].V - m.E2E[0].V
+			diff = cell{Text: ns.Format(d), Sort: float(d)}
+			if d > 0 {
+				diff.Text = "+" + diff.Text
+			}
+		}
+		t.Rows = append(t.Rows, []cell{
+			{Text: id, Sort: fmt.Sprint(m.ID)}, {Text: units(m.Arrival), Sort: fmt.Sprint(int64(m.Arrival))}, known(m.PromptTokens), known(m.OutputTokens),
+			show(m.TTFT[0]), show(m.TTFT[1]), show(m.E2E[0]), show(m.E2E[1]), diff,
+		})
+	}
+	return t
+}
+
+func noiseTable(c *report.Comparison) *table {
+	if len(c.Noise) == 0 {
+		return nil
+	}
+	t := &table{Caption: "Standard deviation over repeats", Head: []string{"metric", "A", "B"}, Sorted: true}
+	for _, n := range c.Noise {
+		i := slices.IndexFunc(c.Metrics, func(m report.Metric) bool { return m.Name == n.Metric })
+		if i < 0 {
+			continue
+		}
+		show := func(v report.Number) cell {
+			if !v.OK {
+				return text("-")
+			}
+			return cell{Text: c.Metrics[i].Format(v.V), Sort: sortKey(v)}
+		}
+		t.Rows = append(t.Rows, []cell{text(heading(n.Metric)), show(n.A), show(n.B)})
+	}
+	return t
+}
+
+func comparedRuns(c *report.Comparison, tracks []track) section {
+	s := section{ID: "runs", Title: "Runs and hosts"}
+	if t, notes := host(tracks); t != nil {
+		s.Blocks = append(s.Blocks, block{Table: t})
+		if len(notes) > 0 {
+			s.Blocks = append(s.Blocks, block{List: notes})
+		}
+	}
+	for _, x := range []struct {
+		mark string
+		of   *report.Subject
+	}{{"A", &c.A}, {"B", &c.B}} {
+		for i := range x.of.Runs {
+			r := &x.of.Runs[i]
+			if facts := manifest(r.Manifest()); facts != nil {
+				s.Blocks = append(s.Blocks, block{Title: x.mark + ": " + r.Name, Facts: facts})
+			}
+			if i == 0 {
+				if all := settings(r.Manifest()); all != nil {
+					s.Blocks = append(s.Blocks, block{Title: "Every setting of " + x.mark, Facts: all, Fold: true})
+				}
+			}
+		}
+	}
+	if s.Blocks == nil {
+		s.Text = []string{"Neither side has a run.json: captures say nothing of the host they were taken on."}
+	}
+	return s
+}
+
+func comparedHow(c *report.Comparison) []string {
+	out := []string{
+		"B - A is of the requests that succeeded on both sides and were the same work. Better and worse are given only where p stays below 0.05 after Holm's correction for all the metrics that were looked at.",
+	}
+	if c.Estimand == report.Deployment {
+		return append(out, "With three pairs of runs or more the intervals hold what differs from run to run.")
+	}
+	return append(out, "These intervals are of these runs: of other requests of the same kind, and not of other runs.")
+}
