@@ -2,6 +2,7 @@ package gpu
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -68,6 +69,17 @@ type Source interface {
 type Accountant interface {
 	Source
 	AccountsGaps()
+}
+
+// ErrNotYet is the error of a source that has nothing to read until another one
+// has: it is asked again, and no fault is recorded.
+var ErrNotYet = errors.New("not yet")
+
+// A Lacker is a Source whose other side may lack what was hoped for.
+type Lacker interface {
+	// Absent may be called at any time: each item names what there is not, and
+	// why.
+	Absent() []string
 }
 
 // A Describer is a Source that knows its devices.

@@ -2,6 +2,7 @@ package gpu
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -68,6 +69,8 @@ type SourceStatus struct {
 	Devices  []Device      `json:"devices"`         // of a Describer
 	Hung     bool          `json:"hung,omitempty"`  // Sample did not return and was left behind
 	Error    string        `json:"error,omitempty"` // the last fault
+	// Absent says what the other side of a Lacker does not have.
+	Absent []string `json:"absent,omitempty"`
 }
 
 // A FaultCount is a name of a fault, how often it was met, and its last text.
@@ -137,6 +140,9 @@ func (s *Sampler) Status() []SourceStatus {
 			}
 			return cmpString(a.Fault, b.Fault)
 		})
+		if l, ok := w.src.(Lacker); ok {
+			st.Absent = l.Absent()
+		}
 		if d, ok := w.src.(Describer); ok {
 			for _, dev := range d.Devices() {
 				if dev.Source == "" {
@@ -295,6 +301,9 @@ func (s *Sampler) read(w *worker, due, period time.Duration) bool {
 		if s.ctx.Err() != nil {
 			return false // the sampler is being closed, which is not the source's fault
 		}
+		if errors.Is(err, ErrNotYet) {
+			return false
+		}
 		f := AsFault(err)
 		s.count(w, f)
 		if w.fault == nil {
@@ -379,13 +388,20 @@ func (s *Sampler) count(w *worker, f *Fault) {
 // Summary is the faults and gaps of a source in a line, empty where there is
 // nothing to tell.
 func (st *SourceStatus) Summary() string {
+	absent := ""
+	if len(st.Absent) > 0 {
+		absent = fmt.Sprintf("%s lacks %s", st.Name, strings.Join(st.Absent, "; "))
+	}
 	switch {
 	case st.Readings == 0 && st.Error != "":
 		return fmt.Sprintf("%s: no readings: %s", st.Name, st.Error)
 	case st.Gaps == 0 && st.Dropped == 0 && !st.Hung:
-		return ""
+		return absent
 	}
 	var text strings.Builder
+	if absent != "" {
+		text.WriteString(absent + "; ")
+	}
 	fmt.Fprintf(&text, "%s: %d gaps, %.1f s in all", st.Name, st.Gaps, st.GapTime.Seconds())
 	for i, f := range st.Faults {
 		sep := ", "

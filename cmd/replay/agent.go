@@ -116,7 +116,7 @@ func runAgent(ctx context.Context, l net.Listener, o agent.Options, sources []gp
 		if s.Metric == gpu.MetricUp && s.Attr == "" {
 			name := strings.TrimSpace(s.Source + " " + s.Device)
 			if s.Value == 0 {
-				fmt.Fprintf(stderr, "%s: %s\n", name, s.Note)
+				fmt.Fprintf(stderr, "%s: %s; asked again every few seconds\n", name, s.Note)
 			} else {
 				fmt.Fprintf(stderr, "%s: up\n", name)
 			}
@@ -209,10 +209,10 @@ func agentSources(c *urfave.Context) (sources []gpu.Source, absent []string, err
 		case kind == "off" && !has && len(named) == 1:
 		case kind == "nvml" && !has && count[kind] == 1:
 			opened, err := nvml.Open(nvml.Options{Period: time.Duration(float64(time.Second) / rate)})
-			if err != nil {
+			if opened == nil {
 				absent = append(absent, "nvml: "+err.Error())
 			}
-			sources = append(sources, opened...)
+			sources = append(sources, opened...) // without a driver they try again
 		case kind == "smi" && (!has || value != ""):
 			sources = append(sources, gpu.NewSMI(gpu.SMIOptions{Name: strings.Replace(name, "smi", "nvidia-smi", 1), File: value}))
 		case kind == "dcgm" && value != "":

@@ -48,8 +48,13 @@ func gpuSources(c *urfave.Context, s *server) (sources []gpu.Source, err error) 
 		if s.process != nil || s.info.Engine == "sim" || !isLocal(s.url) {
 			return nil, nil
 		}
-		sources, _ = nvml.Open(host) // nobody asked for it
-		return sources, nil
+		if sources, err = nvml.Open(host); err == nil {
+			return sources, nil
+		}
+		for _, s := range sources {
+			s.Close()
+		}
+		return nil, nil // nobody asked for it
 	}
 	defer func() {
 		if err != nil {
@@ -74,10 +79,10 @@ func gpuSources(c *urfave.Context, s *server) (sources []gpu.Source, err error) 
 		case kind == "nvml" && !has && n[kind] == 0:
 			name(kind)
 			opened, err := nvml.Open(host)
-			if err != nil {
+			if opened == nil {
 				opened = []gpu.Source{&closed{kind, err}}
 			}
-			sources = append(sources, opened...)
+			sources = append(sources, opened...) // what cannot be read now tries again
 		case kind == "smi" && (!has || value != ""):
 			sources = append(sources, gpu.NewSMI(gpu.SMIOptions{Name: name("nvidia-smi"), File: value}))
 		case kind == "dcgm" && value != "":
@@ -144,7 +149,7 @@ func agentTLS(c *urfave.Context) (*tls.Config, error) {
 	return conf, nil
 }
 
-// closed is a source that was asked for and could not be opened.
+// closed is a source that was asked for and is not in this build.
 type closed struct {
 	name string
 	err  error

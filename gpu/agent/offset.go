@@ -55,11 +55,13 @@ func (c *Clocks) Add(x Exchange) {
 
 // Offset returns the server's clock minus the client's at at, on the client's
 // clock, and by how much that may be wrong: half the round trip of the exchange
-// it rests on, and what the clocks may have drifted since. ok is false before
-// the first exchange.
+// it rests on, and what the clocks may have drifted since and during it: where
+// between its ends the server looked at its clock is not known. ok is false
+// before the first exchange.
 func (c *Clocks) Offset(at time.Duration) (offset, bound time.Duration, ok bool) {
 	for _, x := range c.kept {
-		b := x.RTT()/2 + time.Duration(maxSlew*float64((at-x.mid()).Abs()))
+		apart := (at - x.mid()).Abs() + (x.T3-x.T0)/2
+		b := x.RTT()/2 + time.Duration(maxSlew*float64(apart))
 		if !ok || b <= bound {
 			offset, bound, ok = x.Offset(), b, true
 		}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -117,6 +118,20 @@ func (r *Remote) Devices() (all []gpu.Device) {
 	defer r.mu.Unlock()
 	for _, s := range r.about.Sources {
 		all = append(all, s.Devices...)
+	}
+	return all
+}
+
+// Absent implements gpu.Lacker: what the agent does not have, and what it has and
+// never could read.
+func (r *Remote) Absent() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := slices.Clone(r.about.Absent)
+	for _, s := range r.about.Sources {
+		if s.Readings == 0 && s.Error != "" {
+			all = append(all, s.Name+": "+s.Error)
+		}
 	}
 	return all
 }

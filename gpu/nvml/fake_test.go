@@ -42,6 +42,12 @@ type helperResult struct {
 func helper() int {
 	var r helperResult
 	sources, err := Open(Options{})
+	if late := os.Getenv("REPRISE_NVML_LATE"); late != "" {
+		if err == nil || os.Rename(late, strings.TrimSuffix(late, ".late")) != nil {
+			return 1
+		}
+		err = nil
+	}
 	if err != nil {
 		r.Fault, r.Text = gpu.AsFault(err).Name, err.Error()
 	} else {
@@ -193,6 +199,22 @@ func TestRealFaults(t *testing.T) {
 		if r, stderr, err := run(t, 1, "LD_LIBRARY_PATH="+dir, "FAKE_NVML_INIT="+code); err != nil || r.Fault != want {
 			t.Errorf("nvmlInit giving %s: fault %q, want %s (%v %s)", code, r.Fault, want, err, stderr)
 		}
+	}
+}
+
+// A driver that comes up after the program is found.
+func TestRealLateDriver(t *testing.T) {
+	dir := fakeLibrary(t)
+	library := filepath.Join(dir, "libnvidia-ml.so.1")
+	if err := os.Rename(library, library+".late"); err != nil {
+		t.Fatal(err)
+	}
+	r, stderr, err := run(t, 6, "LD_LIBRARY_PATH="+dir, "REPRISE_NVML_LATE="+library+".late")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, stderr)
+	}
+	if v, ok := value(r.Samples, "gpu0", gpu.GPUUtilization, ""); !ok || v != 0.90 || r.Fault != "" || len(r.Devices) != 2 {
+		t.Errorf("utilisation %v, %t; %d devices, %s %s", v, ok, len(r.Devices), r.Fault, r.Text)
 	}
 }
 

@@ -18,7 +18,9 @@ import (
 const Built = true
 
 // Open opens the library and returns the sources for all GPUs of this host. The
-// error is a [*gpu.Fault].
+// error is a [*gpu.Fault] that says why the library cannot be opened now; the
+// sources are there all the same and try again whenever they are read, so that a
+// driver may come up after this program. The caller closes them in any case.
 func Open(o Options) ([]gpu.Source, error) {
 	var opts []nvml.LibraryOption
 	if o.Library != "" {
@@ -29,16 +31,13 @@ func Open(o Options) ([]gpu.Source, error) {
 
 func open(lib nvml.Interface, o Options) ([]gpu.Source, error) {
 	h := &host{lib: lib, users: 2}
-	if err := h.ensure(); err != nil {
-		return nil, err
-	}
 	if o.Period == 0 {
 		o.Period = DefaultPeriod
 	}
 	return []gpu.Source{
 		&source{host: h, name: "nvml", period: o.Period, metrics: fastMetrics},
-		&source{host: h, name: "nvml-slow", period: slowPeriod, metrics: slowMetrics},
-	}, nil
+		&source{host: h, name: "nvml-slow", period: slowPeriod, metrics: slowMetrics, follows: true},
+	}, h.ensure()
 }
 
 // libraries guards the loading of libraries: go-nvml keeps what it finds in
@@ -102,13 +101,20 @@ func (h *host) ensure() error {
 		return faultOf(ret)
 	}
 	h.open = true
-	h.gen++
 	if err := h.find(); err != nil {
 		h.shut()
 		return err
 	}
+	h.gen++
 	h.listen()
 	return nil
+}
+
+// found says whether the library was open at some time.
+func (h *host) found() bool {
+	h.use.RLock()
+	defer h.use.RUnlock()
+	return h.gen > 0
 }
 
 // find lists the GPUs.
@@ -251,6 +257,9 @@ type source struct {
 	name    string
 	period  time.Duration
 	metrics func(*host, handle) []*metric
+	// follows says that another source opens the library for the first time, and
+	// tells why it cannot: once is enough.
+	follows bool
 
 	gen  int // of the host, that devs are of
 	devs []*device
@@ -276,6 +285,9 @@ func (s *source) Period() time.Duration { return s.period }
 // Sample implements gpu.Source. The context is not looked at: no call of NVML
 // can be given up.
 func (s *source) Sample(_ context.Context, now func() time.Duration, emit func(gpu.Sample)) error {
+	if s.follows && !s.host.found() {
+		return gpu.ErrNotYet
+	}
 	if err := s.host.ensure(); err != nil {
 		return err
 	}

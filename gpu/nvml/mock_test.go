@@ -594,8 +594,32 @@ func TestOpenFaults(t *testing.T) {
 	} {
 		f := newFake(dgxh100.New(), true)
 		f.init = ret
-		if _, err := open(f.Server, Options{}); gpu.AsFault(err) == nil || gpu.AsFault(err).Name != want {
+		sources, err := open(f.Server, Options{})
+		if gpu.AsFault(err) == nil || gpu.AsFault(err).Name != want {
 			t.Errorf("open with %d = %v, want %s", ret, err, want)
+		}
+		// The sources try again; the second leaves the first reading to the first.
+		var emitted []gpu.Sample
+		sample := func(s gpu.Source) error {
+			return s.Sample(t.Context(), func() time.Duration { return time.Second }, func(s gpu.Sample) { emitted = append(emitted, s) })
+		}
+		if err := sample(sources[0]); gpu.AsFault(err) == nil || gpu.AsFault(err).Name != want {
+			t.Errorf("a reading with %d = %v, want %s", ret, err, want)
+		}
+		if err := sample(sources[1]); !errors.Is(err, gpu.ErrNotYet) {
+			t.Errorf("a reading of the second source with %d = %v", ret, err)
+		}
+		f.init = nvml.SUCCESS
+		for _, s := range sources {
+			if err := sample(s); err != nil {
+				t.Errorf("a reading with a driver: %v", err)
+			}
+		}
+		if _, ok := value(emitted, "gpu0", gpu.GPUPower, ""); !ok {
+			t.Error("no power with a driver")
+		}
+		for _, s := range sources {
+			s.Close()
 		}
 	}
 	f := newFake(dgxh100.New(), true)
