@@ -18,7 +18,12 @@ func WriteComparison(w io.Writer, c *report.Comparison, checks []report.Check, p
 		Eyebrow: "Reprise · comparison", Title: c.B.Name + " against " + c.A.Name, Lead: c.Headline(),
 		Cautions: c.Warnings, Foot: "Written by report compare. This file loads nothing and can be kept, mailed and printed as it is.",
 	}
-	p.Sides = []side{{"a", "A", c.A.Name, c.A.Describe()}, {"b", "B", c.B.Name, c.B.Describe()}}
+	for _, s := range []struct {
+		class, mark string
+		of          *report.Subject
+	}{{"a", "A", &c.A}, {"b", "B", &c.B}} {
+		p.Sides = append(p.Sides, side{s.class, s.mark, s.of.Name, detail(s.of)})
+	}
 	p.Verdict = comparisonVerdict(c)
 	if c.Invalid {
 		p.Lead = "Not to be relied on, as a run is invalid: " + p.Lead
@@ -34,7 +39,7 @@ func WriteComparison(w io.Writer, c *report.Comparison, checks []report.Check, p
 	summary.Blocks = append(summary.Blocks, block{Table: metricTable(c)})
 	var notes []string
 	for _, why := range c.Withheld() {
-		notes = append(notes, "No interval: "+spell(why)+".")
+		notes = append(notes, "No interval: "+why+".")
 	}
 	for _, s := range c.Paired {
 		median := ""
@@ -76,8 +81,22 @@ func WriteComparison(w io.Writer, c *report.Comparison, checks []report.Check, p
 	return p.write(w)
 }
 
-// spell puts the names that people know in place of those of the metrics.
-func spell(s string) string { return strings.TrimSuffix(s, ".") }
+// detail is what describes a side beyond its name.
+func detail(s *report.Subject) string {
+	var parts []string
+	if m := s.Runs[0].Manifest(); m != nil {
+		if m.Server.Backend != s.Name {
+			parts = append(parts, m.Server.Backend)
+		}
+		parts = append(parts, serverModel(m), "under "+m.Trace.Name)
+	}
+	if n := len(s.Runs); n > 1 {
+		parts = append(parts, fmt.Sprintf("%d runs", n))
+	} else if s.Runs[0].Name != s.Name {
+		parts = append(parts, s.Runs[0].Name)
+	}
+	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), ", ")
+}
 
 func comparisonVerdict(c *report.Comparison) verdict {
 	if c.Invalid {
@@ -121,6 +140,9 @@ func comparisonCards(c *report.Comparison) (out []card) {
 			k.Change = s.Relative
 		} else if m.Diff.V.OK {
 			k.Change = s.Diff
+			if i := known(s.Interval); i != "" {
+				k.Change += " (" + i + ")"
+			}
 		}
 		if m.Verdict == report.NotJudged {
 			k.Note = "No interval, see the notes of the summary."
@@ -134,15 +156,15 @@ func comparisonCards(c *report.Comparison) (out []card) {
 }
 
 func metricTable(c *report.Comparison) *table {
-	t := &table{Caption: "Every metric of both sides", Head: []string{"metric", "A", "B", "B - A", "95 % interval", "relative", "", "p", "verdict"}, Sorted: true}
+	t := &table{Caption: "Every metric of both sides", Head: []string{"metric", "A", "B", "B - A", "B against A", ratioHead, "p", "verdict"}, Sorted: true}
 	most := widest(c.Metrics)
 	for i := range c.Metrics {
 		m := &c.Metrics[i]
 		s := m.Show()
 		v := verdictChip(m.Verdict)
 		t.Rows = append(t.Rows, []cell{
-			text(heading(m.Name)), {Text: s.A, Sort: sortKey(m.A.V)}, {Text: s.B, Sort: sortKey(m.B.V)}, {Text: s.Diff, Sort: sortKey(m.Diff.V)},
-			{Text: s.Interval, Sort: sortKey(m.Diff.Lo)}, {Text: s.Relative, Sort: sortKey(m.Rel.V)}, {SVG: forest(m.Rel, most, v.Class)},
+			text(heading(m.Name)), {Text: s.A, Sort: sortKey(m.A.V)}, {Text: s.B, Sort: sortKey(m.B.V)}, {Text: s.Diff, Sub: known(s.Interval), Sort: sortKey(m.Diff.V)},
+			{Text: relativeOnly(s.Relative), Sub: inParentheses(s.Relative), Sort: sortKey(m.Rel.V)}, {SVG: forest(m.Rel, most, v.Class)},
 			{Text: s.P, Sort: sortKey(m.PHolm)}, {Text: s.Verdict, Chip: v.Class},
 		})
 	}
@@ -170,24 +192,43 @@ func gates(checks []report.Check) *table {
 // work says whether both sides did the same.
 func work(c *report.Comparison) section {
 	s := section{ID: "work", Title: "Was it the same work?", Text: []string{"The same request is compared with itself: both sides have it, both answered it, with the same prompt and as many tokens. What is not so is left out, or marked."}}
-	t := &table{Caption: "Work of each pair of runs", Head: []string{"pair", "measured in A", "in B", "in both", "only in A", "only in B", "ok in both", "failed in A only", "failed in B only", "prompt differs", "prompt tokens differ", "output tokens differ", "cached tokens differ", "left out", "not verified"}}
+	t := &table{Caption: "Requests of each pair of runs", Head: []string{""}}
+	for i := range c.Work {
+		t.Head = append(t.Head, fmt.Sprintf("pair %d", i+1))
+	}
+	if len(c.Work) == 1 {
+		t.Head[1] = "requests"
+	}
+	for _, f := range []struct {
+		name string
+		of   func(*report.Work) int64
+	}{
+		{"Measured in A", func(w *report.Work) int64 { return w.Rows[0] }}, {"Measured in B", func(w *report.Work) int64 { return w.Rows[1] }},
+		{"In both", func(w *report.Work) int64 { return w.Joined }}, {"Only in A", func(w *report.Work) int64 { return w.OnlyA }}, {"Only in B", func(w *report.Work) int64 { return w.OnlyB }},
+		{"Succeeded in both", func(w *report.Work) int64 { return w.BothOK }}, {"Failed in A only", func(w *report.Work) int64 { return w.FailedA }}, {"Failed in B only", func(w *report.Work) int64 { return w.FailedB }},
+		{"Prompt differs", func(w *report.Work) int64 { return w.Prompts }}, {"Prompt not verified, for want of a digest", func(w *report.Work) int64 { return w.Unverified }},
+		{"Prompt tokens differ", func(w *report.Work) int64 { return w.PromptTokens }}, {"Output tokens differ", func(w *report.Work) int64 { return w.OutputTokens }},
+		{"Cached tokens differ: the server's saving, and compared", func(w *report.Work) int64 { return w.CachedTokens }}, {"Left out as unequal work", func(w *report.Work) int64 { return w.Excluded }},
+	} {
+		row := []cell{text(f.name)}
+		for i := range c.Work {
+			row = append(row, count(f.of(&c.Work[i])))
+		}
+		t.Rows = append(t.Rows, row)
+	}
 	examples := &table{Caption: "Requests that were not the same work", Head: []string{"request", "what", "A", "B"}}
 	for i := range c.Work {
 		w := &c.Work[i]
-		t.Rows = append(t.Rows, []cell{
-			text(fmt.Sprint(i + 1)), count(w.Rows[0]), count(w.Rows[1]), count(w.Joined), count(w.OnlyA), count(w.OnlyB), count(w.BothOK), count(w.FailedA), count(w.FailedB),
-			count(w.Prompts), count(w.PromptTokens), count(w.OutputTokens), count(w.CachedTokens), count(w.Excluded), count(w.Unverified),
-		})
 		for _, e := range w.Examples {
 			examples.Rows = append(examples.Rows, []cell{count(e.ID), text(strings.ReplaceAll(e.What, "_", " ")), count(int64(e.Was[0])), count(int64(e.Was[1]))})
 		}
 	}
-	s.Blocks = append(s.Blocks, block{Table: t})
+	s.Blocks = append(s.Blocks, block{Table: t, Narrow: true})
 	if len(examples.Rows) > 0 {
 		s.Blocks = append(s.Blocks, block{Title: "Examples of unequal work", Table: examples, Fold: true})
 	}
 	names, sums := runsOf(c)
-	s.Blocks = append(s.Blocks, block{Title: "Fidelity", Table: fidelity(names, sums)})
+	s.Blocks = append(s.Blocks, block{Title: "Fidelity", Table: fidelity(names, sums), Narrow: true})
 	if f := failures(names, sums); f != nil {
 		s.Blocks = append(s.Blocks, block{Title: "Failures", Table: f})
 	}
@@ -216,7 +257,7 @@ func segmentTable(c *report.Comparison) *table {
 	}
 	t := &table{Caption: "Segments", Head: []string{"segment", "requests"}, Sorted: true}
 	for _, m := range c.Segments[0].Metrics {
-		t.Head = append(t.Head, heading(m.Name)+" A", "B", "relative", "")
+		t.Head = append(t.Head, heading(m.Name)+" A", "B", "B against A", "ratio")
 	}
 	var all []report.Metric
 	for i := range c.Segments {
@@ -240,6 +281,23 @@ func segmentTable(c *report.Comparison) *table {
 		t.Rows = append(t.Rows, row)
 	}
 	return t
+}
+
+// ratioHead names a column of forests.
+const ratioHead = "ratio, log scale"
+
+// known drops a dash.
+func known(s string) string {
+	if s == "-" {
+		return ""
+	}
+	return s
+}
+
+// inParentheses is the interval of a relative difference.
+func inParentheses(s string) string {
+	_, s, _ = strings.Cut(s, " (")
+	return strings.TrimSuffix(s, ")")
 }
 
 // relativeOnly drops the interval, which is drawn beside it.
@@ -272,7 +330,7 @@ func moverTable(c *report.Comparison) *table {
 		}
 		return cell{Text: ns.Format(n.V), Sort: sortKey(n)}
 	}
-	known := func(n int32) cell {
+	tokens := func(n int32) cell {
 		if n < 0 {
 			return text("-")
 		}
@@ -292,7 +350,7 @@ func moverTable(c *report.Comparison) *table {
 			}
 		}
 		t.Rows = append(t.Rows, []cell{
-			{Text: id, Sort: fmt.Sprint(m.ID)}, {Text: units(m.Arrival), Sort: fmt.Sprint(int64(m.Arrival))}, known(m.PromptTokens), known(m.OutputTokens),
+			{Text: id, Sort: fmt.Sprint(m.ID)}, {Text: units(m.Arrival), Sort: fmt.Sprint(int64(m.Arrival))}, tokens(m.PromptTokens), tokens(m.OutputTokens),
 			show(m.TTFT[0]), show(m.TTFT[1]), show(m.E2E[0]), show(m.E2E[1]), diff,
 		})
 	}
@@ -328,6 +386,9 @@ func comparedRuns(c *report.Comparison, tracks []track) section {
 			s.Blocks = append(s.Blocks, block{List: notes})
 		}
 	}
+	if t := differing(settings(c.A.Runs[0].Manifest()), settings(c.B.Runs[0].Manifest())); t != nil {
+		s.Blocks = append(s.Blocks, block{Title: "Settings that differ", Table: t, Narrow: true})
+	}
 	for _, x := range []struct {
 		mark string
 		of   *report.Subject
@@ -348,6 +409,33 @@ func comparedRuns(c *report.Comparison, tracks []track) section {
 		s.Text = []string{"Neither side has a run.json: captures say nothing of the host they were taken on."}
 	}
 	return s
+}
+
+// differing lists what is not the same on both sides.
+func differing(a, b []fact) *table {
+	if a == nil || b == nil {
+		return nil
+	}
+	in := func(fs []fact, name string) string {
+		for _, f := range fs {
+			if f.Name == name {
+				return f.Value
+			}
+		}
+		return "-"
+	}
+	t := &table{Caption: "What the first run of each side was started with", Head: []string{"", "A", "B"}}
+	seen := map[string]bool{}
+	for _, f := range slices.Concat(a, b) {
+		if x, y := in(a, f.Name), in(b, f.Name); x != y && !seen[f.Name] {
+			seen[f.Name] = true
+			t.Rows = append(t.Rows, []cell{text(f.Name), text(x), text(y)})
+		}
+	}
+	if t.Rows == nil {
+		return nil
+	}
+	return t
 }
 
 func comparedHow(c *report.Comparison) []string {

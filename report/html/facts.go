@@ -16,27 +16,42 @@ import (
 
 // fidelity says how far each run did what its trace says.
 func fidelity(names []string, sums []*metrics.Summary) *table {
-	t := &table{Caption: "Fidelity of each run", Head: []string{"run", "verdict", "send error", "limit", "requests", "ok", "failed", "shed", "never sent", "prompt tokens exact", "output tokens exact", "cached prompt tokens"}}
-	for i, s := range sums {
-		f, q := &s.Fidelity, &s.Requests
-		lag, limit := "-", "-"
-		if f.SendError.OK {
-			lag = f.SendErrorOf + " " + f.SendError.V.String()
-			limit = units(f.SendErrorLimit)
+	t := &table{Caption: "What each run did of what its trace says", Head: append([]string{""}, names...)}
+	row := func(name string, of func(*metrics.Summary) cell) {
+		cells := []cell{text(name)}
+		for _, s := range sums {
+			cells = append(cells, of(s))
 		}
-		cached := "-"
-		if s.Tokens.CachedOf > 0 {
-			cached = iunits.Percent(s.Tokens.CacheHit())
-		}
-		v := map[string]string{metrics.Valid: "good", metrics.Invalid: "bad"}[f.Verdict]
-		if v == "" {
-			v = "plain"
-		}
-		t.Rows = append(t.Rows, []cell{
-			text(names[i]), {Text: strings.ReplaceAll(f.Verdict, "_", " "), Chip: v}, text(lag), text(limit), count(q.Measured), count(q.OK), count(q.Failed), count(q.Shed), count(q.Unsent),
-			text(exact(&s.Lengths.Prompt)), text(exact(&s.Lengths.Output)), text(cached),
-		})
+		t.Rows = append(t.Rows, cells)
 	}
+	row("Verdict", func(s *metrics.Summary) cell {
+		class := map[string]string{metrics.Valid: "good", metrics.Invalid: "bad"}[s.Fidelity.Verdict]
+		return cell{Text: strings.ReplaceAll(s.Fidelity.Verdict, "_", " "), Chip: "plain " + class}
+	})
+	row("Send error", func(s *metrics.Summary) cell {
+		if f := &s.Fidelity; f.SendError.OK {
+			return cell{Text: f.SendErrorOf + " " + f.SendError.V.String(), Sub: "limit " + units(f.SendErrorLimit)}
+		}
+		return text("-")
+	})
+	for _, f := range []struct {
+		name string
+		of   func(*metrics.Requests) int64
+	}{
+		{"Requests measured", func(q *metrics.Requests) int64 { return q.Measured }}, {"Succeeded", func(q *metrics.Requests) int64 { return q.OK }},
+		{"Failed", func(q *metrics.Requests) int64 { return q.Failed }}, {"Shed", func(q *metrics.Requests) int64 { return q.Shed }},
+		{"Hung up, as the recorded user did", func(q *metrics.Requests) int64 { return q.Aborted }}, {"Never sent", func(q *metrics.Requests) int64 { return q.Unsent }},
+	} {
+		row(f.name, func(s *metrics.Summary) cell { return count(f.of(&s.Requests)) })
+	}
+	row("Prompt tokens exact", func(s *metrics.Summary) cell { return text(exact(&s.Lengths.Prompt)) })
+	row("Output tokens exact", func(s *metrics.Summary) cell { return text(exact(&s.Lengths.Output)) })
+	row("Prompt tokens from the cache", func(s *metrics.Summary) cell {
+		if s.Tokens.CachedOf == 0 {
+			return text("-")
+		}
+		return text(iunits.Percent(s.Tokens.CacheHit()))
+	})
 	return t
 }
 
@@ -108,6 +123,17 @@ func manifest(m *report.Manifest) (out []fact) {
 		add("Revision", "%.12s%s", m.Program.Revision, changed)
 	}
 	return out
+}
+
+// serverModel is the model that a run was played against, as the server said.
+func serverModel(m *report.Manifest) string {
+	var info struct {
+		Model string `json:"model"`
+	}
+	if json.Unmarshal(m.Server.Info, &info) != nil {
+		return ""
+	}
+	return info.Model
 }
 
 // maxSettings bounds what is listed of options and of a server's settings.

@@ -50,6 +50,9 @@ func (b *builder) draw(into *[]figure, f plot.Figure, note string) {
 	*into = append(*into, d)
 }
 
+// lowest is the share at which the axis of a distribution begins.
+const lowest = 0.005
+
 // cdfs draws the distributions of latencies.
 func (b *builder) cdfs(tracks []track) (figs []figure) {
 	for _, f := range []struct {
@@ -72,12 +75,20 @@ func (b *builder) cdfs(tracks []track) (figs []figure) {
 			Title: f.name + ": " + f.long, Desc: "Share of all that took at most so long, on a logarithmic axis.",
 			X: plot.Axis{Label: f.name + ", " + unit, Log: true}, Y: plot.Axis{Label: "share at or below", Percent: true, Fixed: true, Max: 1},
 		}
+		from, to := math.Inf(1), 0.0
 		for _, t := range tracks {
 			if c := f.of(t.Profile); len(c.X) > 1 {
+				k, _ := slices.BinarySearch(c.Y, lowest)
+				from, to = min(from, c.X[min(k, len(c.X)-1)]), max(to, c.X[len(c.X)-1])
 				chart.Lines = append(chart.Lines, plot.Line{Name: t.Name, X: scaled(c.X, factor), Y: c.Y, Color: t.Color, Step: true})
 			}
 		}
 		if len(chart.Lines) > 0 {
+			// A few gaps of next to nothing, of tokens that came together, would take
+			// most of a logarithmic axis.
+			if from > 0 && to > from {
+				chart.X.Fixed, chart.X.Min, chart.X.Max = true, from*factor*0.9, to*factor*1.1
+			}
 			b.draw(&figs, chart, "")
 		}
 	}
@@ -312,7 +323,7 @@ func (b *builder) heats(tracks []track) (figs []figure) {
 		// A little air, so that a single row of cells is no bar across the chart.
 		i0, i1 = max(0, i0-1), min(len(report.TokenEdges)-1, i1+1)
 		j0, j1 = max(0, j0-1), min(len(report.LatencyEdges)-1, j1+1)
-		unit, factor := unitOf(report.LatencyEdges[(j0+j1)/2])
+		unit, factor := unitOf(report.LatencyEdges[j1] / 4)
 		for _, t := range tracks {
 			d := h.of(t.Profile)
 			if d.N == 0 {

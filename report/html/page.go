@@ -83,6 +83,7 @@ type block struct {
 	Facts   []fact
 	List    []string
 	Fold    bool // closed until asked for
+	Narrow  bool // the table is no wider than it needs to be
 }
 
 type fact struct{ Name, Value string }

@@ -32,7 +32,7 @@ func WriteRun(w io.Writer, a *report.Analysis) error {
 	summary := section{ID: "summary", Title: "Latencies", Text: []string{"From the schedule unless the line says otherwise; under each percentile, its interval at 95 %. A percentile that the sample does not carry is not shown."}}
 	summary.Blocks = []block{{Table: latencyTable(s)}, {Facts: rates(s)}}
 	if s.Goodput != nil {
-		summary.Blocks = append(summary.Blocks, block{Title: "Goodput", Table: goodput(s)})
+		summary.Blocks = append(summary.Blocks, block{Title: "Goodput", Table: goodput(s), Narrow: true})
 	}
 	if a.Figures != nil {
 		t := &table{Caption: "By the formulas of " + a.As, Head: []string{"figure", "value", "unit"}}
@@ -54,7 +54,7 @@ func WriteRun(w io.Writer, a *report.Analysis) error {
 	if t := runSegments(a.Segments); t != nil {
 		p.Sections = append(p.Sections, section{ID: "segments", Title: "By segment", Text: []string{"Percentiles to 1 %, with intervals at 95 %."}, Blocks: []block{{Table: t}}})
 	}
-	fid := section{ID: "fidelity", Title: "Fidelity", Blocks: []block{{Table: fidelity([]string{a.Name}, []*metrics.Summary{s})}}}
+	fid := section{ID: "fidelity", Title: "Fidelity", Blocks: []block{{Table: fidelity([]string{"requests"}, []*metrics.Summary{s}), Narrow: true}}}
 	if t := lagTable(s); t != nil {
 		fid.Text = []string{"How late requests were sent, by cause: " + "the figures of the service hold none of it, those from the schedule all of it."}
 		fid.Blocks = append(fid.Blocks, block{Title: "Send lag", Table: t})

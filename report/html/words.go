@@ -60,31 +60,35 @@ func verdictChip(v string) chip {
 	return chip{"plain", v}
 }
 
-// forest draws an interval about zero, on a scale from -most to most.
-func forest(v report.Value, most float64, class string) template.HTML {
-	if !v.V.OK || most <= 0 {
+// forest draws a ratio with its interval on a logarithmic scale, no difference
+// in the middle and the factor most at either end.
+func forest(rel report.Value, most float64, class string) template.HTML {
+	if !rel.V.OK || !(most > 0) {
 		return ""
 	}
 	at := func(x float64) string {
-		return strconv.FormatFloat(60+min(max(x/most, -1), 1)*56, 'f', 1, 64)
+		return strconv.FormatFloat(60+min(max(math.Log1p(max(x, -0.999))/most, -1), 1)*56, 'f', 1, 64)
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg class="forest %s" viewBox="0 0 120 14" aria-hidden="true"><line class="zero" x1="60" y1="0" x2="60" y2="14"/>`, class)
-	if v.Lo.OK && v.Hi.OK {
-		fmt.Fprintf(&b, `<line class="bar" x1="%s" y1="7" x2="%s" y2="7"/>`, at(v.Lo.V), at(v.Hi.V))
+	if rel.Lo.OK && rel.Hi.OK {
+		fmt.Fprintf(&b, `<line class="bar" x1="%s" y1="7" x2="%s" y2="7"/>`, at(rel.Lo.V), at(rel.Hi.V))
+		fmt.Fprintf(&b, `<circle class="dot" cx="%s" cy="7" r="3.2"/></svg>`, at(rel.V.V))
+	} else {
+		fmt.Fprintf(&b, `<circle class="dot open" cx="%s" cy="7" r="2.7"/></svg>`, at(rel.V.V)) // there is no interval
 	}
-	fmt.Fprintf(&b, `<circle class="dot" cx="%s" cy="7" r="3.2"/></svg>`, at(v.V.V))
 	return template.HTML(b.String())
 }
 
-// widest is the scale of a column of forests: the farthest end, up to +-100 %.
+// widest is the scale of a column of forests: the logarithm of the largest
+// factor, of at most 100.
 func widest(ms []report.Metric) (most float64) {
 	for i := range ms {
 		for _, n := range []report.Number{ms[i].Rel.V, ms[i].Rel.Lo, ms[i].Rel.Hi} {
 			if n.OK {
-				most = max(most, math.Abs(n.V))
+				most = max(most, math.Abs(math.Log1p(max(n.V, -0.999))))
 			}
 		}
 	}
-	return min(most, 1)
+	return min(most, math.Log(100))
 }

@@ -80,7 +80,7 @@
       this.box.setAttribute("aria-label", panel.title + ". Arrow keys move the cursor, plus and minus zoom, Escape shows all.");
       this.out = document.createElement("div");
       this.out.className = "readout";
-      figure.prepend(title, this.box, this.out);
+      figure.prepend(title, this.out, this.box);
       figure.classList.add("is-live");
       this.box.addEventListener("keydown", e => this.key(e));
       this.box.addEventListener("focus", () => { if (this.plot.cursor.idx == null) this.move(0); });
@@ -116,8 +116,8 @@
         cursor: { sync: { key: "time", scales: ["x", null] }, drag: { x: true, y: false }, points: { size: 6 } },
         scales: { x: { time: false }, y: { distr: p.log ? 3 : 1, range: p.log ? undefined : (u, lo, hi) => [0, hi > 0 ? hi * 1.06 : 1] } },
         axes: [
-          { ...axis, values: (u, vs) => vs.map(v => v >= 120 || v === 0 && this.full[1] >= 600 ? time(v) : v + " s"), space: 70 },
-          { ...axis, size: 52, values: (u, vs) => vs.map(v => v == null ? "" : number(v)) },
+          { ...axis, size: 28, values: (u, vs) => vs.map(v => v >= 120 || v === 0 && this.full[1] >= 600 ? time(v) : v + " s"), space: 70 },
+          { ...axis, size: 52, values: (u, vs) => vs.map(v => v == null ? "" : (+v.toPrecision(4)).toLocaleString("en")) },
         ],
         series, bands,
         hooks: { setCursor: [u => this.show(u)] },
