@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"errors"
+	"hash/maphash"
 	"maps"
 	"math"
 	"slices"
@@ -58,10 +59,12 @@ type filter struct{ families, samples map[string]bool }
 func newFilter(tables []*enginemetrics.Table) filter {
 	f := filter{map[string]bool{}, map[string]bool{}}
 	add := func(name string) {
-		name = canonical(name)
-		f.families[name] = true
-		for _, suffix := range []string{"", "_bucket", "_sum", "_count"} {
-			f.samples[name+suffix] = true
+		// Both spellings, so that no line of a page takes a new string.
+		for _, name := range []string{name, canonical(name)} {
+			f.families[name] = true
+			for _, suffix := range []string{"", "_bucket", "_sum", "_count"} {
+				f.samples[name+suffix] = true
+			}
 		}
 	}
 	add(startTime)
@@ -79,35 +82,43 @@ func newFilter(tables []*enginemetrics.Table) filter {
 // once: it makes pages that are far too long cheap, and repeated families whole.
 // lines are the numbers of the lines that were kept.
 func (f filter) cut(body []byte) (kept []byte, lines []int, doubled int) {
-	seen := map[string]bool{}
+	// Hashes in place of what they are of: a page is cut twice a second, beside a
+	// sender that its garbage would disturb.
+	seed, seen := maphash.MakeSeed(), make(map[uint64]struct{}, 512)
+	kept, lines = make([]byte, 0, min(len(body), 128<<10)), make([]int, 0, 512)
 	number := 0
 	for line := range bytes.Lines(body) {
 		number++
 		text := bytes.TrimLeft(line, " \t")
-		var key string
-		if rest, isType := bytes.CutPrefix(text, []byte("# TYPE ")); isType {
+		var key []byte
+		rest, isType := bytes.CutPrefix(text, []byte("# TYPE "))
+		if isType {
 			name, _, _ := bytes.Cut(bytes.TrimLeft(rest, " \t"), []byte(" "))
-			if !f.families[canonical(string(name))] {
+			if !f.families[string(name)] {
 				continue
 			}
-			key = "# " + string(name)
+			key = name
 		} else {
 			end := bytes.IndexAny(text, "{ \t\r\n")
-			if end <= 0 || text[0] == '#' || !f.samples[canonical(string(text[:end]))] {
+			if end <= 0 || text[0] == '#' || !f.samples[string(text[:end])] {
 				continue
 			}
-			if key = string(text[:end]); text[end] == '{' {
+			if key = text[:end]; text[end] == '{' {
 				// Up to the value, which is what follows the last brace.
-				key = string(text[:max(end, bytes.LastIndexByte(text, '}'))])
+				key = text[:max(end, bytes.LastIndexByte(text, '}'))]
 			}
 		}
-		if seen[key] {
+		hash := maphash.Bytes(seed, key)
+		if isType {
+			hash = ^hash
+		}
+		if _, ok := seen[hash]; ok {
 			if text[0] != '#' {
 				doubled++
 			}
 			continue
 		}
-		seen[key] = true
+		seen[hash] = struct{}{}
 		kept, lines = append(kept, line...), append(lines, number)
 	}
 	return kept, lines, doubled
