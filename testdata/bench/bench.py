@@ -9,7 +9,7 @@ Zero is the request that was least late, so a constant delay is forgiven. What
 the client says of itself stands beside it. Only Python's standard library is
 used.
 """
-import contextlib, http.server, json, os, re, resource, shutil, signal, subprocess, sys, tempfile, threading, time
+import contextlib, http.server, json, os, random, re, resource, shutil, signal, statistics, subprocess, sys, tempfile, threading, time
 
 DIR = os.path.abspath(sys.argv[1])
 ROUNDS = int(os.environ.get("ROUNDS", "2"))
@@ -312,9 +312,8 @@ def memory():
         row(f"{what}: {d['stats']['requests_sent']:,} sent", f"{d['trace'].get('rows_read', 0):,}", f"{r.rss / 1e6:.0f} MB", f"{r.wall:.1f} s", f"{r.cpu:.1f} s", before)
 
 
-@contextlib.contextmanager
-def metrics_page():
-    """The address of a page of metrics as vLLM wrote it, whose counters stand still."""
+def serve_page():
+    """A page of metrics as vLLM wrote it, whose counters stand still, until stdin ends."""
     with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../gpu/testdata/engines/vllm-0.32.0.txt"), "rb") as f:
         page = f.read()
 
@@ -332,31 +331,57 @@ def metrics_page():
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    print(f"http://127.0.0.1:{server.server_address[1]}/metrics", flush=True)
+    sys.stdin.read()
+
+
+@contextlib.contextmanager
+def metrics_page():
+    """The address of that page, served by a process of its own."""
+    p = subprocess.Popen([sys.executable, os.path.abspath(__file__), DIR, "serve_page"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/metrics"
+        yield p.stdout.readline().strip()
     finally:
-        server.shutdown()
+        p.stdin.close()
+        p.wait()
 
 
 def telemetry():
+    """Every round plays all variants in an order of its own, so that none always
+    comes behind the same other, and every variant has the page served beside it."""
     rate = int(os.environ.get("TELEMETRY_RATE", "5000"))
-    print(f"{rate:,}/s for {SECONDS:.0f} s, {ROUNDS} rounds of each, in turn. Scraped is a page of vLLM's (58 KB); in ms, p50 / p99 / max.")
-    table(["telemetry", "send error", "at the server", "readings", "CPU/request", "failed", "load", "others"])
+    rounds = int(os.environ.get("ROUNDS", "5"))
+    print(f"{rate:,}/s for {SECONDS:.0f} s, {rounds} rounds of each in shuffled order. Scraped is a page of vLLM's (58 KB); in ms, p50 / p99 / max.")
+    table(["round", "telemetry", "send error", "at the server", "readings", "CPU/request", "failed", "load", "others"])
     times = constant(rate, SECONDS)
     trace = os.path.join(WORK, "constant.csv")
     write_azure(trace, times, output=2)
+    order = random.Random(1)
+    said, seen = {}, {}
     with metrics_page() as url:
-        for _ in range(ROUNDS):
-            for what, extra in (("off", ["--telemetry", "off"]), ("2 Hz", ["--metrics-url", url]),
-                                ("20 Hz, and served", ["--metrics-url", url, "--metrics-rate", "20", "--metrics-addr", "127.0.0.1:0"])):
+        variants = [("off", ["--telemetry", "off"]), ("2 Hz", ["--metrics-url", url]),
+                    ("20 Hz, and served", ["--metrics-url", url, "--metrics-rate", "20", "--metrics-addr", "127.0.0.1:0"])]
+        for n in range(rounds):
+            for what, extra in order.sample(variants, len(variants)):
                 before = load()
                 with Mock(FIRST, 5 * MS, 1) as m:
                     r = replay(m, trace, extra)
                 v = View(m, times)
                 s = Said(r, v)
                 readings = sum(x["readings"] for x in r.run.get("telemetry", {}).get("sources", []))
-                row(what, three(s.errors), three(v.errors), readings, f"{1e6 * r.cpu / len(times):.0f} us", s.failed, before, f"{r.others:.2f}")
+                row(n + 1, what, three(s.errors), three(v.errors), readings, f"{1e6 * r.cpu / len(times):.0f} us", s.failed, before, f"{r.others:.2f}")
+                for kept, errors in (said, s.errors), (seen, v.errors):
+                    kept.setdefault(what, []).append((quantile(errors, 0.5), quantile(errors, 0.99), max(errors, default=float("nan"))))
+    print("\nMedians over the rounds, and the range of p99:")
+    table(["telemetry", "send error", "p99 from", "to", "at the server", "p99 from", "to"])
+    for what, _ in variants:
+        cells = []
+        for kept in said, seen:
+            p99 = [r[1] for r in kept[what]]
+            cells += [" / ".join(ms(statistics.median(x)) for x in zip(*kept[what])), ms(min(p99)), ms(max(p99))]
+        row(what, *cells)
 
 
 # --- peers ------------------------------------------------------------------
@@ -475,6 +500,8 @@ def peers():
 SECTIONS = {f.__name__: f for f in (fidelity, burst, telemetry, streams, memory, peers)}
 
 if __name__ == "__main__":
+    if sys.argv[2:] == ["serve_page"]:
+        sys.exit(serve_page())
     failed = False
     for name in sys.argv[2:]:
         WORK = tempfile.mkdtemp(prefix="bench-")

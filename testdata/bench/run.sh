@@ -19,7 +19,7 @@ title() { printf '\n## %s: %s\nload %s\n\n' "$1" "$2" "$(cut -d' ' -f1-3 /proc/l
 
 programs() {
   [ ! -f "$out/serve" ] || return 0
-  go build -trimpath -o "$out" ./cmd/replay ./cmd/trace ./internal/wire/mock/serve ./internal/wire/wirebench
+  go build -trimpath -o "$out" ./cmd/replay ./cmd/trace ./internal/wire/mock/serve ./internal/wire/wirebench || exit 1
 }
 
 play() { # a section of bench.py
