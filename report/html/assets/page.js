@@ -120,7 +120,10 @@
           { ...axis, size: 52, values: (u, vs) => vs.map(v => v == null ? "" : (+v.toPrecision(4)).toLocaleString("en")) },
         ],
         series, bands,
-        hooks: { setCursor: [u => this.show(u)] },
+        hooks: {
+          setCursor: [u => this.show(u)],
+          setScale: [(u, k) => { if (k === "x") this.box.dataset.range = u.scales.x.min + " to " + u.scales.x.max; }],
+        },
       }, data, this.box);
       if (old && old[0] != null && (old[0] !== this.full[0] || old[1] !== this.full[1])) this.plot.setScale("x", { min: old[0], max: old[1] });
       this.show(this.plot);
