@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"strings"
 
 	"reprise/synth/score"
 )
@@ -14,11 +13,20 @@ import (
 func (f *fitter) finish(ctx context.Context) error {
 	m := f.model
 	f.describe()
-	f.verdict()
 	f.losses()
 	if err := m.Check(); err != nil {
 		return fmt.Errorf("the fitted model is not valid, which is a mistake of this program: %w", err)
 	}
+	if err := f.measure(ctx); err != nil {
+		return err
+	}
+	f.verdict()
+	return nil
+}
+
+// measure scores what the choice of arrivals has left out: memory and prefixes.
+func (f *fitter) measure(ctx context.Context) error {
+	m := f.model
 	if f.s.In == nil && f.s.Out == nil {
 		return nil
 	}
@@ -32,11 +40,22 @@ func (f *fitter) finish(ctx context.Context) error {
 		return nil
 	}
 	f.memory(ref, g)
+	if c := f.chosen(); f.groups != nil && len(f.report.Candidates) > 0 && c.Again != nil {
+		c.Again.TurnsKS = apartKS(score.Turns(ref), score.Turns(g))
+		c.Again.ThinkKS = apartKS(score.ThinkTimes(ref), score.ThinkTimes(g))
+	}
 	// Where the start of sessions was assumed, reuse meets in another order.
 	if m.Blocks != nil && len(f.report.Candidates) > 0 {
 		return f.prefixScores(ctx, ref, g)
 	}
 	return nil
+}
+
+func apartKS(a, b []float64) score.Number {
+	if len(a) == 0 || len(b) == 0 {
+		return score.Number(math.NaN())
+	}
+	return score.Number(score.KS(a, b))
 }
 
 // runLength is how many rows in a row count as remembered.
@@ -88,56 +107,6 @@ func (f *fitter) prefixScores(ctx context.Context, ref, g *score.Sample) error {
 	}
 	p.Next = curve(h2, next)
 	return nil
-}
-
-// verdict says whether the chosen model may be trusted.
-func (f *fitter) verdict() {
-	c := f.chosen()
-	r := f.report
-	if r.Verdict != "" || c.Again == nil {
-		return
-	}
-	r.Fits = c.Again.passes()
-	switch {
-	case r.Fits:
-		r.Verdict = fmt.Sprintf("%s gives the same hour again within the limits", c.Name)
-	default:
-		r.Verdict = fmt.Sprintf("no candidate fits: %s comes nearest, and %s", c.Name, strings.Join(c.Again.excess(), ", "))
-		f.warn("do not size a service by this model without looking at its scores")
-	}
-	if c.Next != nil && c.Next.Total.OK() {
-		if t := float64(c.Next.Total); t > 1.5 {
-			r.Verdict += fmt.Sprintf("; of traffic it has not seen it is off by %.1f times what two halves of the trace differ by", t)
-		} else {
-			r.Verdict += fmt.Sprintf("; of traffic it has not seen it is as far off as two halves of the trace are (%.1f times)", t)
-		}
-	}
-}
-
-// excess lists the scores that miss their limit.
-func (s *Scores) excess() []string {
-	var out []string
-	add := func(name string, x score.Number, limit float64) {
-		if !within(x, limit) {
-			out = append(out, fmt.Sprintf("%s is %.2f (limit %.2f)", name, float64(x), limit))
-		}
-	}
-	if !within(score.Number(math.Abs(float64(s.Rows)-1)), 0.03) {
-		out = append(out, fmt.Sprintf("it makes %.2f times the rows", float64(s.Rows)))
-	}
-	add("gap KS", s.GapKS, limitGap)
-	add("burstiness", s.IDC, limitIDC)
-	add("token burstiness", s.TokenIDC, limitIDC)
-	for _, q := range s.Queues {
-		add(fmt.Sprintf("TTFT KS at load %.1f", q.Load), q.KS, limitKS)
-		if !within(score.Number(math.Abs(math.Log(float64(q.P99)))), limitP99) {
-			out = append(out, fmt.Sprintf("TTFT p99 at load %.1f is %.2f times the real one", q.Load, float64(q.P99)))
-		}
-	}
-	if len(out) == 0 {
-		out = append(out, "it is near its limits")
-	}
-	return out
 }
 
 // losses says what the model does not keep.

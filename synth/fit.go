@@ -44,14 +44,32 @@ const (
 type FitReport struct {
 	Chosen  string `json:"chosen"`
 	Verdict string `json:"verdict"`
-	Fits    bool   `json:"fits"`
+	// Fits is the whole claim: the same hour again within the limits, and traffic
+	// that was held out as near as the noise floor allows. What could not be
+	// learnt or not be tested is no fit.
+	Fits bool `json:"fits"`
+	// SameHour is the first half of it, Unseen the second.
+	SameHour bool   `json:"same_hour"`
+	Unseen   Unseen `json:"unseen,omitempty"`
 	// Floor is what two halves of the trace differ by.
-	Floor      Scores      `json:"floor_halves"`
-	Candidates []Candidate `json:"candidates"`
-	// Beyond are the ways to go on after the end of a profile.
-	Prefix   *PrefixScores `json:"prefix,omitempty"`
-	Warnings []string      `json:"warnings,omitempty"`
+	Floor Scores `json:"floor_halves"`
+	// FloorNext is what the stretches that held-out scores come from differ by,
+	// the mean of the folds.
+	FloorNext  *Scores       `json:"floor_next,omitempty"`
+	Candidates []Candidate   `json:"candidates"`
+	Prefix     *PrefixScores `json:"prefix,omitempty"`
+	Warnings   []string      `json:"warnings,omitempty"`
 }
+
+// Unseen says how a model does on traffic that was held out.
+type Unseen string
+
+// Values of Unseen.
+const (
+	UnseenNear      Unseen = "near"       // as near as the floor allows
+	UnseenOff       Unseen = "off"        // further, and the verdict says in what
+	UnseenNotTested Unseen = "not tested" // too few rows, or arrivals that were assumed
+)
 
 // A Candidate is one generator and its scores.
 type Candidate struct {
@@ -72,6 +90,14 @@ type Scores struct {
 	IDC      score.Number  `json:"idc"`       // largest |ln ratio| at 1, 10, 100 s
 	TokenIDC score.Number  `json:"token_idc"` // largest |ln ratio| at 10, 100 s
 	Queues   []QueueScores `json:"queues"`
+	// Lengths of prompts and outputs, and how much the share of the variance of
+	// log output between bins of prompts differs.
+	InKS  score.Number `json:"in_ks"`
+	OutKS score.Number `json:"out_ks"`
+	Eta2  score.Number `json:"eta2"`
+	// Sessions, compared with the same hour alone.
+	TurnsKS score.Number `json:"turns_ks"`
+	ThinkKS score.Number `json:"think_ks"`
 	// Total weighs these by the floor: less is better, about 1 is as different
 	// as the halves of the trace are.
 	Total score.Number `json:"total"`
@@ -116,11 +142,14 @@ func Fit(ctx context.Context, s *score.Sample, o FitOptions) (*Model, *FitReport
 
 // A fitter carries one fit.
 type fitter struct {
-	o      FitOptions
-	s      *score.Sample // arrivals spread over their ticks
-	model  *Model
-	report *FitReport
-	groups [][]int // rows by session, nil without sessions
+	o         FitOptions
+	s         *score.Sample // arrivals spread over their ticks
+	model     *Model
+	report    *FitReport
+	groups    [][]int            // rows by session, nil without sessions
+	stretches [][2]*score.Sample // of folds, nil until asked for
+	// typicalOf is the candidate of which the trace is like any draw.
+	typicalOf string
 }
 
 func newFitter(s *score.Sample, o FitOptions) (*fitter, error) {
@@ -361,6 +390,7 @@ var ladder = []struct {
 // some room for other seeds.
 const (
 	limitGap, limitIDC, limitKS, limitP99 = 0.09, 0.25, 0.05, 0.15
+	limitLightP99                         = 0.25   // a light load waits for few requests alone
 	maxProfile                            = 20_000 // windows
 	maxCells                              = 120_000
 )
@@ -371,7 +401,7 @@ func (s *Scores) passes() bool {
 	for _, q := range s.Queues {
 		limit := limitP99
 		if q.Load <= 0.5 {
-			limit = 0.25 // a light load waits for few requests alone
+			limit = limitLightP99
 		}
 		ok = ok && within(q.KS, limitKS) && within(score.Number(math.Abs(math.Log(float64(q.P99)))), limit)
 	}
@@ -397,7 +427,7 @@ func (f *fitter) choose(ctx context.Context) error {
 		return f.assume(l)
 	}
 	ref := f.scored(f.s)
-	f.report.Floor = f.floor()
+	f.report.Floor, f.report.FloorNext = f.floor(), f.floorNext()
 	var best, rows *Model
 	passed := false
 	for _, kind := range []string{ArrivalsExponential, ArrivalsGamma, ArrivalsWeibull, ArrivalsQuantiles, ArrivalsMMPP, ArrivalsProfile, ArrivalsRows} {
@@ -502,8 +532,7 @@ func (f *fitter) typical(ctx context.Context, m *Model, again *Scores, ref *scor
 		ok = ok && near(q.KS, own.Queues[i].KS, limitKS)
 	}
 	if ok {
-		f.report.Fits = true
-		f.report.Verdict = f.report.Chosen + ": the trace is no further from what it generates than two draws are from each other"
+		f.typicalOf = f.report.Chosen
 	}
 	return ok, nil
 }
@@ -554,8 +583,8 @@ func (f *fitter) assume(l *learned) error {
 		f.model.Horizon = significant(max(1, float64(l.starts.N())/rate), 6)
 	}
 	f.model.Clients = m.Clients
-	f.report.Chosen, f.report.Fits = ArrivalsExponential, true
-	f.report.Verdict = "arrivals were assumed, not learnt"
+	f.report.Chosen, f.report.Unseen = ArrivalsExponential, UnseenNotTested
+	f.report.Verdict = "arrivals were assumed, not learnt: lengths, and sessions where there are any, are the trace's, when requests come is not"
 	return nil
 }
 
@@ -681,7 +710,7 @@ func (f *fitter) compare(ctx context.Context, m *Model, ref *score.Sample, o Gen
 }
 
 func worst() Scores {
-	s := Scores{Rows: 0, GapKS: 1, IDC: 10, TokenIDC: 10}
+	s := Scores{Rows: 0, GapKS: 1, IDC: 10, TokenIDC: 10, InKS: 1, OutKS: 1, Eta2: 1, TurnsKS: 1, ThinkKS: 1}
 	for _, rho := range loads {
 		s.Queues = append(s.Queues, QueueScores{rho, 1, 0})
 	}
@@ -690,6 +719,15 @@ func worst() Scores {
 
 func (f *fitter) distances(ref, g *score.Sample) Scores {
 	s := Scores{Rows: score.Number(float64(g.N()) / float64(ref.N())), GapKS: score.Number(score.GapKS(ref, g)), IDC: score.Number(math.NaN()), TokenIDC: score.Number(math.NaN())}
+	s.InKS, s.OutKS, s.Eta2 = lengthDistance(ref.In, g.In), lengthDistance(ref.Out, g.Out), score.Number(math.NaN())
+	switch {
+	case ref.Aborted != nil:
+		// Outputs that were cut are not what the model is to make.
+		s.OutKS = s.Eta2
+	case ref.In != nil && ref.Out != nil && g.In != nil && g.Out != nil:
+		s.Eta2 = score.Number(math.Abs(score.Eta2(ref, 20) - score.Eta2(g, 20)))
+	}
+	s.TurnsKS, s.ThinkKS = score.Number(math.NaN()), score.Number(math.NaN())
 	even := g.AtRate(ref.Rate())
 	for _, width := range []float64{1, 10, 100} {
 		if ref.Horizon < fewestWindows*width {
@@ -711,6 +749,13 @@ func (f *fitter) distances(ref, g *score.Sample) Scores {
 		}
 	}
 	return s
+}
+
+func lengthDistance(a, b []int32) score.Number {
+	if a == nil || b == nil {
+		return score.Number(math.NaN())
+	}
+	return score.Number(score.KS(score.Known(a), score.Known(b)))
 }
 
 // fewestWindows is how many windows a dispersion needs to mean something: with
@@ -744,6 +789,11 @@ func medians(all []Scores) Scores {
 		GapKS:    mid(func(s *Scores) score.Number { return s.GapKS }),
 		IDC:      mid(func(s *Scores) score.Number { return s.IDC }),
 		TokenIDC: mid(func(s *Scores) score.Number { return s.TokenIDC }),
+		InKS:     mid(func(s *Scores) score.Number { return s.InKS }),
+		OutKS:    mid(func(s *Scores) score.Number { return s.OutKS }),
+		Eta2:     mid(func(s *Scores) score.Number { return s.Eta2 }),
+		TurnsKS:  mid(func(s *Scores) score.Number { return s.TurnsKS }),
+		ThinkKS:  mid(func(s *Scores) score.Number { return s.ThinkKS }),
 	}
 	for k := range all[0].Queues {
 		m.Queues = append(m.Queues, QueueScores{all[0].Queues[k].Load,
@@ -755,7 +805,7 @@ func medians(all []Scores) Scores {
 
 func unknownScores() Scores {
 	nan := score.Number(math.NaN())
-	return Scores{Rows: nan, GapKS: nan, IDC: nan, TokenIDC: nan, Total: nan}
+	return Scores{Rows: nan, GapKS: nan, IDC: nan, TokenIDC: nan, InKS: nan, OutKS: nan, Eta2: nan, TurnsKS: nan, ThinkKS: nan, Total: nan}
 }
 
 // floor is what the halves of the trace differ by.
@@ -764,7 +814,13 @@ func (f *fitter) floor() Scores {
 	if h1.N() < 2 || h2.N() < 2 {
 		return unknownScores()
 	}
-	h1, h2 = f.scored(h1), f.scored(h2)
+	s := f.apart(f.scored(h1), f.scored(h2))
+	s.Total = score.Number(1)
+	return s
+}
+
+// apart is what two stretches of the trace differ by, each in its own time.
+func (f *fitter) apart(h1, h2 *score.Sample) Scores {
 	s := f.distances(h2, h1)
 	if h1.In != nil && h2.In != nil {
 		for i, rho := range loads {
@@ -772,8 +828,21 @@ func (f *fitter) floor() Scores {
 			s.Queues[i].KS, s.Queues[i].P99 = score.Number(q.KS), score.Number(q.P99)
 		}
 	}
-	s.Total = score.Number(1)
 	return s
+}
+
+// floorNext is what the stretches of the folds differ by.
+func (f *fitter) floorNext() *Scores {
+	var all []Scores
+	for _, fold := range f.folds() {
+		all = append(all, f.apart(fold[0], fold[1]))
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	s := means(all)
+	s.Total = score.Number(math.NaN())
+	return &s
 }
 
 // total weighs scores by the floor, with what chance alone does to an hour of
@@ -813,13 +882,19 @@ func logOf(x score.Number) score.Number {
 
 // heldOut scores a kind of arrivals on stretches after the one it learns from.
 func (f *fitter) heldOut(ctx context.Context, kind string, m *Model) (*Scores, error) {
+	return f.held(ctx, "", func(s *score.Sample) *Model { return f.trained(s, kind, m) })
+}
+
+// held scores what train makes of a stretch on the stretch after it, over the
+// folds; nil where there is none.
+func (f *fitter) held(ctx context.Context, order string, train func(*score.Sample) *Model) (*Scores, error) {
 	var all []Scores
 	for _, fold := range f.folds() {
-		train, err := f.trained(fold[0], kind, m)
-		if err != nil || train == nil {
+		m := train(fold[0])
+		if m == nil {
 			continue
 		}
-		s, err := f.compare(ctx, train, fold[1], f.nextOptions(train, fold[1], ""))
+		s, err := f.compare(ctx, m, fold[1], f.nextOptions(m, fold[1], order))
 		if err != nil {
 			return nil, err
 		}
@@ -841,7 +916,10 @@ func (f *fitter) nextOptions(m *Model, ref *score.Sample, order string) GenOptio
 // folds are pairs of neighbouring stretches: halves, and thirds where there are
 // rows enough.
 func (f *fitter) folds() [][2]*score.Sample {
-	var folds [][2]*score.Sample
+	if f.stretches != nil {
+		return f.stretches
+	}
+	folds := [][2]*score.Sample{}
 	add := func(from, to, end float64) {
 		a, b := f.s.Slice(from, to), f.s.Slice(to, end)
 		if a.N() >= 50 && b.N() >= 50 {
@@ -854,21 +932,22 @@ func (f *fitter) folds() [][2]*score.Sample {
 		add(0, t/3, 2*t/3)
 		add(t/3, 2*t/3, t)
 	}
+	f.stretches = folds
 	return folds
 }
 
 // trained fits a kind of arrivals, with windows as m has them, to a stretch.
-func (f *fitter) trained(s *score.Sample, kind string, m *Model) (*Model, error) {
+func (f *fitter) trained(s *score.Sample, kind string, m *Model) *Model {
 	var groups [][]int
 	if f.groups != nil {
 		groups = sessionRows(s)
 	}
 	l := f.learn(s, groups, nil)
 	if instant(l.starts) {
-		return nil, nil
+		return nil
 	}
 	if kind != ArrivalsProfile {
-		return f.arrivals(l, kind, nil), nil
+		return f.arrivals(l, kind, nil)
 	}
 	p := m.Clients[0].Arrivals.Profile
 	step := ladder[0]
@@ -876,7 +955,7 @@ func (f *fitter) trained(s *score.Sample, kind string, m *Model) (*Model, error)
 	t := f.arrivals(l, kind, &step)
 	t.Clients[0].Arrivals.Profile.Beyond = p.Beyond
 	t.Horizon = p.Window * float64(t.Clients[0].Arrivals.Profile.Windows)
-	return t, nil
+	return t
 }
 
 // means joins the scores of folds.
@@ -895,6 +974,11 @@ func means(all []Scores) Scores {
 		GapKS:    mean(func(s *Scores) score.Number { return s.GapKS }),
 		IDC:      mean(func(s *Scores) score.Number { return s.IDC }),
 		TokenIDC: mean(func(s *Scores) score.Number { return s.TokenIDC }),
+		InKS:     mean(func(s *Scores) score.Number { return s.InKS }),
+		OutKS:    mean(func(s *Scores) score.Number { return s.OutKS }),
+		Eta2:     mean(func(s *Scores) score.Number { return s.Eta2 }),
+		TurnsKS:  mean(func(s *Scores) score.Number { return s.TurnsKS }),
+		ThinkKS:  mean(func(s *Scores) score.Number { return s.ThinkKS }),
 	}
 	for k := range all[0].Queues {
 		m.Queues = append(m.Queues, QueueScores{all[0].Queues[k].Load,
@@ -915,24 +999,11 @@ func (f *fitter) beyond(ctx context.Context, l *learned) error {
 	}
 	best := math.Inf(1)
 	for _, order := range []string{OrderResampled, OrderRecorded} {
-		var all []Scores
-		for _, fold := range f.folds() {
-			m, err := f.trained(fold[0], ArrivalsProfile, f.model)
-			if err != nil || m == nil {
-				continue
-			}
-			s, err := f.compare(ctx, m, fold[1], f.nextOptions(m, fold[1], order))
-			if err != nil {
-				return err
-			}
-			all = append(all, *s)
+		s, err := f.held(ctx, order, func(s *score.Sample) *Model { return f.trained(s, ArrivalsProfile, f.model) })
+		if err != nil || s == nil {
+			return err
 		}
-		if len(all) == 0 {
-			return nil
-		}
-		s := means(all)
-		s.Total = f.total(&s)
-		f.report.Candidates = append(f.report.Candidates, Candidate{Name: ArrivalsProfile + ", then " + order, Next: &s})
+		f.report.Candidates = append(f.report.Candidates, Candidate{Name: ArrivalsProfile + ", then " + order, Next: s})
 		// Another such hour is taken unless the same one again is clearly nearer.
 		if float64(s.Total) < 0.85*best {
 			best, a.Profile.Beyond = float64(s.Total), order
@@ -992,57 +1063,36 @@ func (f *fitter) superpose(ctx context.Context, ref *score.Sample) error {
 	if len(f.s.Clients) < 2 || f.s.Client == nil {
 		return nil
 	}
-	rows := make([][]int, len(f.s.Clients))
-	for i, c := range f.s.Client {
-		rows[c] = append(rows[c], i)
+	step := ladder[0]
+	step.window, step.stride = 60, 1
+	for windowsOf(f.s.Horizon, step.window) > maxProfile/4 {
+		step.window *= 5
 	}
-	order := make([]int, len(rows))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(len(rows[b]), len(rows[a])) })
-	var rest []int
-	window, stride := 60.0, 1
-	for windowsOf(f.s.Horizon, window) > maxProfile/4 {
-		window *= 5
-	}
+	beyond := f.beyondOf()
 	if p := f.model.Clients[0].Arrivals.Profile; p != nil {
-		window, stride = p.Window, max(1, p.Stride)
+		step.window, step.stride = p.Window, max(1, p.Stride)
 	}
-	m := &Model{Format: ModelFormat, Version: ModelVersion, Horizon: f.model.Horizon, Blocks: f.model.Blocks}
-	add := func(name string, rows []int) {
-		slices.Sort(rows)
-		part := f.part(rows)
-		var groups [][]int
-		if f.groups != nil {
-			groups = sessionRows(part)
-		}
-		l := f.learn(part, groups, f.model.Blocks)
-		step := ladder[0]
-		step.window, step.stride = window, stride
-		one := f.arrivals(l, ArrivalsProfile, &step).Clients[0]
-		one.Slot, one.Name = len(m.Clients), name
-		m.Clients = append(m.Clients, one)
-	}
-	for k, c := range order {
-		if k < maxClients && len(rows[c]) >= fewRows {
-			add(f.s.Clients[c], rows[c])
-		} else {
-			rest = append(rest, rows[c]...)
-		}
-	}
-	if len(m.Clients) < 2 {
+	m, rest := f.clients(f.s, &step, beyond)
+	if m == nil {
 		return nil
 	}
-	if len(rest) > 1 {
-		add("", rest)
-		f.lose("the identity of clients with few rows: %d rows were taken together", len(rest))
+	if rest > 0 {
+		f.lose("the identity of clients with few rows: %d rows were taken together", rest)
 	}
 	again, err := f.again(ctx, m, ref)
 	if err != nil {
 		return err
 	}
 	c := Candidate{Name: "clients", Again: again}
+	if c.Next, err = f.held(ctx, "", func(s *score.Sample) *Model {
+		train, _ := f.clients(s, &step, beyond)
+		if train != nil {
+			train.Horizon = step.window * float64(windowsOf(s.Horizon, step.window))
+		}
+		return train
+	}); err != nil {
+		return err
+	}
 	f.report.Candidates = append(f.report.Candidates, c)
 	if !again.passes() && again.Total > 0.5 && again.Total > 2*f.chosen().Again.Total {
 		f.lose("who asks: a model of each client came less near than one of all together")
@@ -1052,22 +1102,77 @@ func (f *fitter) superpose(ctx context.Context, ref *score.Sample) error {
 		f.lose("prefixes that clients share with each other")
 	}
 	f.model.Clients, f.report.Chosen = m.Clients, c.Name
-	f.report.Verdict = ""
 	return nil
 }
 
+// beyondOf is how the model of all clients together goes on after its end.
+func (f *fitter) beyondOf() string {
+	if p := f.model.Clients[0].Arrivals.Profile; p != nil {
+		return p.Beyond
+	}
+	return ""
+}
+
+// clients fits a client of its own for each client key of a stretch that has
+// rows enough, and one for rest, the number of all other rows. A nil model says
+// that there is one client at most.
+func (f *fitter) clients(s *score.Sample, step *struct {
+	window float64
+	stride int
+}, beyond string) (m *Model, rest int) {
+	rows := make([][]int, len(s.Clients))
+	for i, c := range s.Client {
+		rows[c] = append(rows[c], i)
+	}
+	order := make([]int, len(rows))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(len(rows[b]), len(rows[a])) })
+	m = &Model{Format: ModelFormat, Version: ModelVersion, Horizon: max(1e-3, significant(s.Horizon, 9)), Blocks: f.model.Blocks}
+	add := func(name string, rows []int) {
+		slices.Sort(rows)
+		part := part(s, rows)
+		var groups [][]int
+		if f.groups != nil {
+			groups = sessionRows(part)
+		}
+		one := f.arrivals(f.learn(part, groups, f.model.Blocks), ArrivalsProfile, step).Clients[0]
+		one.Slot, one.Name = len(m.Clients), name
+		if beyond != "" {
+			one.Arrivals.Profile.Beyond = beyond
+		}
+		m.Clients = append(m.Clients, one)
+	}
+	var others []int
+	for k, c := range order {
+		if k < maxClients && len(rows[c]) >= fewRows {
+			add(s.Clients[c], rows[c])
+		} else {
+			others = append(others, rows[c]...)
+		}
+	}
+	if len(m.Clients) < 2 {
+		return nil, 0
+	}
+	if len(others) > 1 {
+		add("", others)
+	}
+	return m, len(others)
+}
+
 // part is some rows of the trace with their sessions.
-func (f *fitter) part(rows []int) *score.Sample {
-	c := rowsOf(f.s, rows)
+func part(s *score.Sample, rows []int) *score.Sample {
+	c := rowsOf(s, rows)
 	for _, i := range rows {
-		if f.s.Session != nil {
-			c.Session = append(c.Session, f.s.Session[i])
+		if s.Session != nil {
+			c.Session = append(c.Session, s.Session[i])
 		}
-		if f.s.Think != nil {
-			c.Think = append(c.Think, f.s.Think[i])
+		if s.Think != nil {
+			c.Think = append(c.Think, s.Think[i])
 		}
-		if f.s.Service != nil {
-			c.Service = append(c.Service, f.s.Service[i])
+		if s.Service != nil {
+			c.Service = append(c.Service, s.Service[i])
 		}
 	}
 	return c

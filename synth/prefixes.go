@@ -41,6 +41,9 @@ type Prefixes struct {
 	Popular [][]int `json:"popular,omitempty"`
 }
 
+// maxRootDepth is the longest popular prefix in blocks.
+const maxRootDepth = 1 << 16
+
 // A Root is a prefix that many requests begin with.
 type Root struct {
 	Parent int `json:"parent"` // the root that it extends, -1 none; comes before it
@@ -81,7 +84,7 @@ func (p *Prefixes) check() error {
 		bad("%d roots", len(p.Roots))
 	}
 	for i, r := range p.Roots {
-		if r.Parent < -1 || r.Parent >= i || r.Depth <= 0 || r.Depth > 1<<16 || r.Parent >= 0 && p.Roots[r.Parent].Depth >= r.Depth {
+		if r.Parent < -1 || r.Parent >= i || r.Depth <= 0 || r.Depth > maxRootDepth || r.Parent >= 0 && p.Roots[r.Parent].Depth >= r.Depth {
 			bad("root %d: parent %d, depth %d", i, r.Parent, r.Depth)
 		}
 	}

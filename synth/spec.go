@@ -423,7 +423,7 @@ func (s *Spec) prefixes() *Prefixes {
 	var depths []int
 	for i := range rootOf {
 		edge := p.Edges[min(i, k-2)]
-		depth := int(math.Round(s.SharedPrefix * float64(edge)))
+		depth := min(maxRootDepth, int(math.Round(s.SharedPrefix*float64(edge))))
 		rootOf[i] = len(depths) - 1
 		if depth > 0 && (len(depths) == 0 || depth > depths[len(depths)-1]) {
 			depths = append(depths, depth)

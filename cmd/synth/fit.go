@@ -159,7 +159,7 @@ func writeFit(w io.Writer, m *synth.Model, r *synth.FitReport) error {
 		return writeVerdict(w, m, r)
 	}
 	fmt.Fprintf(&b, "%s: %s rows over %s s\n\n", m.Name, units.Count(int64(m.Source.Rows)), units.Digits(m.Source.Seconds))
-	t := cli.Table{Head: []string{"arrivals", "compared with", "score", "gap KS", "IDC |ln|", "token IDC |ln|", "TTFT KS, p99 ratio by load"}}
+	t := cli.Table{Head: []string{"arrivals", "compared with", "score", "gap KS", "IDC |ln|", "token IDC |ln|", "lengths KS in, out", "TTFT KS, p99 ratio by load"}}
 	line := func(name, against string, s *synth.Scores) {
 		if s == nil {
 			return
@@ -168,9 +168,10 @@ func writeFit(w io.Writer, m *synth.Model, r *synth.FitReport) error {
 		for _, q := range s.Queues {
 			queues = append(queues, fmt.Sprintf("%g: %s %sx", q.Load, short(q.KS), short(q.P99)))
 		}
-		t.Row(name, against, short(s.Total), short(s.GapKS), short(s.IDC), short(s.TokenIDC), strings.Join(queues, "  "))
+		t.Row(name, against, short(s.Total), short(s.GapKS), short(s.IDC), short(s.TokenIDC), short(s.InKS)+", "+short(s.OutKS), strings.Join(queues, "  "))
 	}
 	line("floor", "half with half", &r.Floor)
+	line("floor", "the folds of the next", r.FloorNext)
 	for _, k := range r.Candidates {
 		name := k.Name
 		if k.Name == r.Chosen {
@@ -200,6 +201,7 @@ func writeVerdict(w io.Writer, m *synth.Model, r *synth.FitReport) error {
 	}
 	if r.Verdict != "" {
 		fmt.Fprintf(&b, "verdict    %s\n", r.Verdict)
+		fmt.Fprintf(&b, "fits       %s\n", map[bool]string{true: "yes", false: "no"}[r.Fits])
 	}
 	for _, s := range m.DoesNotKeep {
 		fmt.Fprintf(&b, "not kept   %s\n", s)
