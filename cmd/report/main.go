@@ -30,7 +30,7 @@ func main() { os.Exit(cli.Main(app(), os.Args, os.Stdout, os.Stderr)) }
 func app() *ucli.App {
 	return &ucli.App{
 		Name:      "report",
-		UsageText: "report RUN [flags]\nreport merge SHARD... -o DIR [flags]",
+		UsageText: "report RUN [flags]\nreport compare A B [flags]\nreport merge SHARD... -o DIR [flags]\nreport serve DIR [flags]",
 		Description: `Report prints what the rows of RUN amount to: whether the run did what its trace says,
 what became of the requests, latencies, rates, goodput. RUN is a run directory, or any
 trace that "trace info" reads. A run is measured over the window that it was planned
@@ -40,6 +40,7 @@ Examples:
   report run/
   report run/ --slo 'ttft<500ms' --slo 'tpot<50ms'
   report run/ --metrics-as vllm
+  report run/ --html run.html --csv run.csv
   report run/ --json | jq .summary.ttft_ns.from_schedule
   report merge shard-*/ -o run/
 
@@ -50,6 +51,8 @@ partial, 130 if interrupted.`,
 			&ucli.StringFlag{Name: "metrics-as", Usage: "also print the figures by another `TOOL`'s formulas: " + strings.Join(metrics.Tools(), ", ")},
 			&ucli.StringFlag{Name: "format", Usage: "source `FORMAT` of a trace", DefaultText: "detected"},
 			htmlFlag(),
+			&ucli.StringFlag{Name: "markdown", Usage: "write the figures to `FILE` as Markdown, - for standard output"},
+			&ucli.StringFlag{Name: "csv", Usage: "write the figures to `FILE` as CSV, one a row, - for standard output"},
 			jsonFlag(),
 		},
 		Action:   action(show),
@@ -105,6 +108,9 @@ func show(ctx context.Context, c *ucli.Context) error {
 	if c.NArg() != 1 {
 		return cli.Usagef("report run/; report --help lists the flags", "want one run or trace, got %d", c.NArg())
 	}
+	if err := oneStdout(c, "json", "html", "markdown", "csv"); err != nil {
+		return err
+	}
 	conf := report.Config{As: c.String("metrics-as")}
 	if c.IsSet("slo") {
 		slos, err := metrics.ParseSLOs(c.StringSlice("slo"))
@@ -125,20 +131,33 @@ func show(ctx context.Context, c *ucli.Context) error {
 	if err != nil {
 		return explain(c.Args().First(), err)
 	}
-	page, err := writeTo(c, "html", func(w io.Writer) error { return html.WriteRun(w, a) })
-	if err != nil {
-		return err
-	}
-	if page {
-	} else if c.Bool("json") {
-		err = cli.WriteJSON(c.App.Writer, a)
-	} else {
-		err = render(c, a)
-	}
-	if err != nil {
+	if err := write(c, a); err != nil {
 		return err
 	}
 	return verdict(a.State, a.Summary)
+}
+
+// write writes an analysis to the files that flags name, and to standard output
+// what is not there already.
+func write(c *ucli.Context, a *report.Analysis) error {
+	taken := false
+	for _, f := range []struct {
+		flag   string
+		render func(io.Writer) error
+	}{{"html", func(w io.Writer) error { return html.WriteRun(w, a) }}, {"markdown", a.RenderMarkdown}, {"csv", a.WriteCSV}} {
+		onStdout, err := writeTo(c, f.flag, f.render)
+		if err != nil {
+			return err
+		}
+		taken = taken || onStdout
+	}
+	switch {
+	case taken:
+		return nil
+	case c.Bool("json"):
+		return cli.WriteJSON(c.App.Writer, a)
+	}
+	return render(c, a)
 }
 
 func merge(ctx context.Context, c *ucli.Context) error {
@@ -207,6 +226,9 @@ func render(c *ucli.Context, a *report.Analysis) error {
 		if err := metrics.RenderFigures(w, a.As, a.Figures); err != nil {
 			return err
 		}
+	}
+	if err := a.RenderSegments(w); err != nil {
+		return err
 	}
 	if j := a.Merge; j != nil {
 		fmt.Fprintln(w)
