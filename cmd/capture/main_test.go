@@ -11,12 +11,14 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"reprise/backends/sim"
 	"reprise/traceformat"
 )
 
 var update = flag.Bool("update", false, "rewrite the expectations in testdata/script")
 
 func TestMain(m *testing.M) {
+	sim.MaybeServe()
 	testscript.Main(m, map[string]func(){"capture": main})
 }
 
