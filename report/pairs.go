@@ -190,7 +190,7 @@ func readDuel(ctx context.Context, a, b *run, exclude bool) (*duel, error) {
 	for side := range 2 {
 		j.failed[side], j.missed[side] = make([]int8, 0, n), make([]int8, 0, n)
 	}
-	sessions := map[int64]int8{} // where each began: a session stays whole
+	sessions := map[pairKey]int8{} // where each began, by lap: a session stays whole
 	clients := map[string]int32{}
 	cols := [2]*metrics.Collector{metrics.NewCollector(a.conf), metrics.NewCollector(b.conf)}
 	i := 0
@@ -199,7 +199,8 @@ func readDuel(ctx context.Context, a, b *run, exclude bool) (*duel, error) {
 		m := metrics.Measure(row)
 		p := stats.Piece(i, n)
 		i++
-		if s, ok := row.Session.Get(); ok {
+		if id, ok := row.Session.Get(); ok {
+			s := pairKey{id, row.Lap}
 			if began, known := sessions[s]; known {
 				p = began
 			} else {
