@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"strings"
@@ -81,8 +82,8 @@ func AsFault(err error) *Fault {
 	if oe, ok := errors.AsType[*net.OpError](err); ok && oe.Op == "remote error" {
 		return &Fault{FaultUnauthorized, oe.Err} // an alert of TLS: "certificate required"
 	}
-	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-		return Faultf(FaultUnreachable, "the other side does not speak TLS")
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok || errors.Is(err, http.ErrSchemeMismatch) {
+		return Faultf(FaultUnreachable, "the other side does not speak TLS: http:// in place of https://?")
 	}
 	if no, ok := errors.AsType[syscall.Errno](err); ok {
 		return &Fault{FaultUnreachable, no}

@@ -110,7 +110,7 @@ func TestAgentBesideARun(t *testing.T) {
 	}
 
 	// With the wrong token there is nothing, which is named, and the run is whole.
-	stdout, _, _ = replayCommand(t, "../../testdata/demo.parquet", "--duration", "1s", "-q", "-o", dir, "--force", "--gpu", "agent="+web.URL)
+	stdout, _, _ = replayCommand(t, "../../testdata/demo.parquet", "--limit", "2", "-q", "-o", dir, "--force", "--gpu", "agent="+web.URL)
 	if !strings.Contains(stdout, "agent: no readings: unauthorized") || strings.Contains(stdout, "J/output token") {
 		t.Errorf("without a token:\n%s", stdout)
 	}

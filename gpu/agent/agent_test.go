@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log"
 	"math"
 	"net"
 	"net/http"
@@ -335,6 +336,16 @@ func TestToken(t *testing.T) {
 	}
 	if _, err := reading(t, remote(t, RemoteOptions{URL: web.URL, Token: "right"})); err != nil {
 		t.Errorf("the right token = %v", err)
+	}
+	// Who speaks the wrong protocol is told which is right.
+	if _, err := reading(t, remote(t, RemoteOptions{URL: strings.Replace(web.URL, "http:", "https:", 1)})); err == nil || !strings.Contains(err.Error(), "does not speak TLS") {
+		t.Errorf("https to http = %v", err)
+	}
+	secure := httptest.NewTLSServer(s.Handler())
+	defer secure.Close()
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+	if _, err := reading(t, remote(t, RemoteOptions{URL: strings.Replace(secure.URL, "https:", "http:", 1)})); err == nil || !strings.Contains(err.Error(), "https:// in place of http://") {
+		t.Errorf("http to https = %v", err)
 	}
 	// Nothing can be written.
 	for _, method := range []string{"POST", "PUT", "DELETE"} {

@@ -136,6 +136,7 @@ func TestOffsetBound(t *testing.T) {
 	for _, tt := range delayCases {
 		for trial := range 2 {
 			t.Run(fmt.Sprintf("%s/%d", tt.name, trial), func(t *testing.T) {
+				t.Parallel() // mostly, they wait for their delays
 				l, err := net.Listen("tcp", "127.0.0.1:0")
 				if err != nil {
 					t.Fatal(err)

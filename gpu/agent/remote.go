@@ -317,7 +317,9 @@ func (r *Remote) get(ctx context.Context, path, query string) (io.ReadCloser, er
 	case http.StatusOK:
 		return res.Body, nil
 	case http.StatusUnauthorized, http.StatusForbidden:
-		err = gpu.Faultf(gpu.FaultUnauthorized, "the agent wants another token or certificate")
+		err = gpu.Faultf(gpu.FaultUnauthorized, "the agent wants another token or certificate: --agent-token-file, --agent-cert")
+	case http.StatusBadRequest: // what TLS servers answer to those who do without
+		err = gpu.Faultf(gpu.FaultRefused, "the agent answers 400: https:// in place of http://?")
 	default:
 		err = gpu.Faultf(gpu.FaultRefused, "the agent answers %d", res.StatusCode)
 	}
