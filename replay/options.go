@@ -53,6 +53,10 @@ type Options struct {
 	MaxLen  int    `json:"max_model_len"`
 	// VocabSize bounds the token ids of prompts.
 	VocabSize int `json:"vocab_size"`
+	// MaxPrompt bounds prompts, and token ids of prompts begin with MinID; 0: as
+	// the server says.
+	MaxPrompt int `json:"max_prompt_len,omitempty"`
+	MinID     int `json:"min_token_id,omitempty"`
 
 	// Spin is how long before a deadline the pacer stops sleeping and polls the
 	// clock. It takes that much of a core for each request.
@@ -92,6 +96,9 @@ func (o *Options) Validate() error {
 	}
 	if o.Loop < 1 {
 		bad("--loop is %d, want at least 1", o.Loop)
+	}
+	if o.MaxLen < 0 || o.VocabSize < 0 || o.MaxPrompt < 0 || o.MinID < 0 {
+		bad("--max-model-len, --max-prompt-len, --vocab-size and --min-token-id cannot be negative")
 	}
 	if o.Limit < 0 || o.MaxInFlight < 0 || o.Retries < 0 {
 		bad("--limit, --max-in-flight and --retries cannot be negative")

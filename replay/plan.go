@@ -102,7 +102,8 @@ type Target struct {
 }
 
 // NewPlan reads the trace of src once and checks it against what the server
-// can take. Options.MaxLen and VocabSize override what the server says.
+// can take. Options.MaxLen, MaxPrompt, VocabSize and MinID override what the
+// server says.
 func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
@@ -113,6 +114,12 @@ func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 	}
 	if o.VocabSize > 0 {
 		vocab = o.VocabSize
+	}
+	if o.MaxPrompt > 0 {
+		t.MaxPrompt = o.MaxPrompt
+	}
+	if o.MinID > 0 {
+		t.MinID = o.MinID
 	}
 	if vocab == 0 {
 		vocab = defaultVocab

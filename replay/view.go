@@ -20,7 +20,11 @@ type View struct {
 	Live     *metrics.Live
 	// Telemetry, if set, has a line of its own.
 	Telemetry *Telemetry
-	drawn     int // lines on the screen
+	// Label, if set, says which run of several it is, and Rest how long those
+	// after it take.
+	Label string
+	Rest  time.Duration
+	drawn int // lines on the screen
 }
 
 // Every is the time between two lines of a View that is no terminal.
@@ -73,7 +77,11 @@ func (v *View) draw() {
 	ttft := fmt.Sprintf("TTFT p50 %s p99 %s", units.Duration(l.TTFTP50), units.Duration(l.TTFTP99))
 	elapsed := units.Clock(max(0, s.Elapsed))
 	host := v.Telemetry.Line()
+	label := v.label(s.Elapsed)
 	if !v.Terminal {
+		if label != "" {
+			elapsed = label + "  " + elapsed
+		}
 		if host != "" {
 			host = "  " + host
 		}
@@ -82,12 +90,24 @@ func (v *View) draw() {
 	}
 	share := float64(s.Sent+s.Shed) / float64(max(1, v.Plan.Rows))
 	v.erase()
+	if label != "" {
+		fmt.Fprintln(v.Out, label)
+		v.drawn++
+	}
 	fmt.Fprintf(v.Out, "%s %s  %s  %s\n  %s\n  %s  %s  %s\n", bar(share, 30), elapsed, left, units.Percent(share), counts, lag, tokens, ttft)
-	v.drawn = 3
+	v.drawn += 3
 	if host != "" {
 		fmt.Fprintf(v.Out, "  %s\n", host)
 		v.drawn++
 	}
+}
+
+// label says which run of several this is, and how long all take.
+func (v *View) label(elapsed time.Duration) string {
+	if v.Label == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s, %s left", v.Label, units.About(v.Rest+max(0, v.Plan.Span()-elapsed)))
 }
 
 // erase takes the last frame off the screen.

@@ -283,3 +283,6 @@ func (c *Comparison) RenderMarkdown(w io.Writer, checks []Check) error {
 var markdownEscaper = strings.NewReplacer(`\`, `\\`, "`", "\\`", "*", `\*`, "_", `\_`, "<", "&lt;", ">", "&gt;", "|", `\|`, "[", `\[`, "]", `\]`, "#", `\#`, "\n", " ", "\r", " ")
 
 func markdown(s string) string { return markdownEscaper.Replace(s) }
+
+// Markdown makes any text plain in a page of Markdown.
+func Markdown(s string) string { return markdown(s) }

@@ -129,6 +129,23 @@ func signedPercent(x float64) string {
 	return "-" + units.Percent(-x)
 }
 
+// RenderChecks writes checks for a terminal, a line each.
+func RenderChecks(w io.Writer, checks []Check) error {
+	for _, k := range checks {
+		mark := "pass"
+		switch {
+		case k.Failed:
+			mark = "FAIL"
+		case k.Unknown:
+			mark = "unknown"
+		}
+		if _, err := fmt.Fprintf(w, "%s  %s: %s\n", mark, k.Gate, k.Text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // WriteJUnit writes checks in the form that CI servers read: a test case a gate.
 func WriteJUnit(w io.Writer, checks []Check) error {
 	type message struct {

@@ -21,21 +21,28 @@ reads, also .gz, .zst, a run directory, - for standard input, or model:NAME (syn
 lists them). Without --backend it plays against the embedded simulated engine. The summary
 goes to standard output.
 
+With several backends it is an A/B: --repeat runs of each, one after another in an order
+that no drift favours, then the comparison with the first one. DIR then holds plan.json, a
+folder of runs, report.txt, .md and .json; the same command with that DIR goes on
+where it was stopped. See docs/comparing.md.
+
 Examples:
   replay trace.parquet
   replay model:azure-conv --duration 5m
   replay azure.csv --duration 2m --speedup 4 --backend sim=llama-3-8b@a100
   replay trace.parquet --backend vllm --url http://127.0.0.1:8000 -o run/
   replay trace.parquet --backend sglang=http://127.0.0.1:30000 --too-long skip --slo 'ttft<500ms'
+  replay trace.parquet --backend vllm=http://127.0.0.1:8000 --backend sglang=http://127.0.0.1:30000 --repeat 5
+  replay trace.parquet --backend off:sim --backend on:sim --option off:prefix-caching=false --repeat 3
 
 Exit status is 0 if the run is done and faithful, 1 if it failed, 2 for a usage error,
 3 if it is done but this machine was the bottleneck, 130 if it was interrupted (partial
 results are kept).`,
 		Flags: append([]cli.Flag{
-			&cli.StringFlag{Name: "backend", Value: "sim", Usage: "what to play against: `NAME`, NAME=URL or sim=PRESET; there are sim, vllm, sglang, openai"},
+			&cli.StringSliceFlag{Name: "backend", Usage: "what to play against: `NAME`, NAME=URL or sim=PRESET; there are sim, vllm, sglang, openai; several are compared, LABEL:NAME=URL tells two of a kind apart", DefaultText: "sim"},
 			&cli.StringFlag{Name: "url", Usage: "`URL` of the server"},
 			&cli.StringFlag{Name: "model", Usage: "`NAME` of the model at the server", DefaultText: "what the server says"},
-			&cli.StringSliceFlag{Name: "option", Usage: "`KEY=VALUE` for the backend, for example max-num-seqs=64 (sim), api=v1 (sglang)"},
+			&cli.StringSliceFlag{Name: "option", Usage: "`KEY=VALUE` for the backend, for example max-num-seqs=64 (sim), api=v1 (sglang); of several, LABEL:KEY=VALUE is for one"},
 			&cli.BoolFlag{Name: "chat", Usage: "send text to the chat endpoint in place of token ids"},
 			&cli.StringFlag{Name: "tokenizer", Usage: "the model's tokenizer.json `FILE`: makes text prompts of exact length where the server has no /tokenize"},
 			&cli.StringFlag{Name: "api-key-env", Value: "REPRISE_API_KEY", Usage: "environment `VARIABLE` that holds the server's bearer token"},
@@ -68,6 +75,8 @@ results are kept).`,
 			&cli.StringFlag{Name: "missing", Value: string(d.Missing), Usage: "rows without known lengths: `fail|skip`"},
 			&cli.IntFlag{Name: "max-model-len", Usage: "context of the model in `TOKENS`", DefaultText: "what the server says"},
 			&cli.IntFlag{Name: "vocab-size", Usage: "send token ids below `N`", DefaultText: "what the server says"},
+			&cli.IntFlag{Name: "max-prompt-len", Usage: "bound prompts to `TOKENS`", DefaultText: "what the server says"},
+			&cli.IntFlag{Name: "min-token-id", Usage: "send token ids from `N` on", DefaultText: "what the server says"},
 			&cli.StringFlag{Name: "format", Usage: "source `FORMAT` of the trace", DefaultText: "detected"},
 			&cli.BoolFlag{Name: "dequantise", Usage: "spread arrivals within the tick of the source's clock"},
 
@@ -84,7 +93,7 @@ results are kept).`,
 			&cli.DurationFlag{Name: "spin", Usage: "poll the clock for the last `TIME` before each send; sleeping is usually better: see docs/measurements.md"},
 			&cli.DurationFlag{Name: "grace", Value: d.Grace, Usage: "`TIME` for requests in flight after an interrupt"},
 			&cli.StringFlag{Name: "client", Value: "auto", Usage: "wire client: `auto|raw|std`"},
-		}, append(telemetryFlags(), syntheticFlag)...),
+		}, append(append(telemetryFlags(), syntheticFlag), sequenceFlags()...)...),
 		Action:   play,
 		Commands: []*cli.Command{selftestCommand(), agentCommand()},
 	}

@@ -37,6 +37,13 @@ const defaultConnect = 10 * time.Second
 
 // play is the action of `replay TRACE`.
 func play(c *urfave.Context) error {
+	if sequenced(c) {
+		return playSequence(c)
+	}
+	part, err := partOfSequence(os.Stdin)
+	if err != nil {
+		return err
+	}
 	trace, err := traceName(c)
 	if err != nil {
 		return err
@@ -69,7 +76,11 @@ func play(c *urfave.Context) error {
 	}
 	defer closeSource()
 
-	srv, err := connect(ctx, c)
+	where, err := onlyEndpoint(c)
+	if err != nil {
+		return err
+	}
+	srv, err := connect(ctx, c, where)
 	if err != nil {
 		return err
 	}
@@ -84,10 +95,9 @@ func play(c *urfave.Context) error {
 	if err != nil {
 		return err
 	}
-	plan, err := replay.NewPlan(source, o, replay.Target{
-		MaxLen: srv.info.MaxLen, MaxPrompt: srv.info.MaxPrompt, VocabSize: srv.info.VocabSize, MinID: srv.info.MinID,
-		Text: !srv.backend.TokenIDs(), Words: words,
-	})
+	target := srv.target()
+	target.Words = words
+	plan, err := replay.NewPlan(source, o, target)
 	if err != nil {
 		return explain(name, err)
 	}
@@ -134,6 +144,7 @@ func play(c *urfave.Context) error {
 	view := &replay.View{
 		Out: c.App.ErrWriter, Terminal: cli.IsTerminal(c.App.ErrWriter), Plan: plan, Progress: progress, Live: dir.Live(), Telemetry: telemetry,
 	}
+	part.show(view)
 	viewDone := make(chan struct{})
 	var viewing sync.WaitGroup
 	if !c.Bool("quiet") {
@@ -220,6 +231,7 @@ func options(c *urfave.Context) (replay.Options, error) {
 	o.Speedup, o.MaxInFlight = c.Float64("speedup"), c.Int("max-in-flight")
 	o.TooLong, o.Missing = replay.Policy(c.String("too-long")), replay.Policy(c.String("missing"))
 	o.MaxLen, o.VocabSize = c.Int("max-model-len"), c.Int("vocab-size")
+	o.MaxPrompt, o.MinID = c.Int("max-prompt-len"), c.Int("min-token-id")
 	o.Retries = c.Int("retries")
 	o.FirstTokenTimeout, o.IdleTimeout, o.TotalTimeout = c.Duration("first-token-timeout"), c.Duration("idle-timeout"), c.Duration("timeout")
 	o.Grace = c.Duration("grace")
@@ -256,6 +268,7 @@ func options(c *urfave.Context) (replay.Options, error) {
 type interrupts struct {
 	first   chan struct{} // closed by the first one during the run
 	running atomic.Bool
+	note    string // to the user, at the first one
 }
 
 // drain says that from here on an interrupt is to be drained.
@@ -263,7 +276,7 @@ func (i *interrupts) drain() { i.running.Store(true) }
 
 func signals(stderr io.Writer) (ctx context.Context, i *interrupts, done func()) {
 	ctx, cancel := context.WithCancel(context.Background())
-	i = &interrupts{first: make(chan struct{})}
+	i = &interrupts{first: make(chan struct{}), note: "interrupted: no more is sent, requests in flight may end; again to stop at once"}
 	ch := make(chan os.Signal, 4)
 	signal.Notify(ch, os.Interrupt, syscall.SIGTERM)
 	go func() {
@@ -271,7 +284,7 @@ func signals(stderr io.Writer) (ctx context.Context, i *interrupts, done func())
 		for range ch {
 			if i.running.Load() && !drained {
 				drained = true
-				fmt.Fprintln(stderr, "\ninterrupted: no more is sent, requests in flight may end; again to stop at once")
+				fmt.Fprintln(stderr, "\n"+i.note)
 				close(i.first)
 				continue
 			}
@@ -418,23 +431,67 @@ func (s *server) describe() string {
 	return d
 }
 
-// connect finds the server of --backend and --url, starts the embedded engine
-// if it is that, and asks it what it is.
-func connect(ctx context.Context, c *urfave.Context) (*server, error) {
-	name, value, _ := strings.Cut(c.String("backend"), "=")
-	s := &server{name: name, url: c.String("url")}
+// target is what a plan has to know of the server.
+func (s *server) target() replay.Target {
+	i := s.info
+	return replay.Target{MaxLen: i.MaxLen, MaxPrompt: i.MaxPrompt, VocabSize: i.VocabSize, MinID: i.MinID, Text: !s.backend.TokenIDs()}
+}
+
+// An endpoint is a server as the command line names it.
+type endpoint struct {
+	kind    string // of the backend
+	url     string
+	preset  string   // of the embedded engine, which has no url
+	options []string // KEY=VALUE
+}
+
+// embedded says that the server is the engine that comes with this program.
+func (e *endpoint) embedded() bool { return e.kind == "sim" && e.url == "" }
+
+// parseEndpoint reads NAME, NAME=URL or sim=PRESET.
+func parseEndpoint(arg, url string, options []string) (endpoint, error) {
+	name, value, _ := strings.Cut(arg, "=")
+	e := endpoint{kind: name, url: url, options: options}
+	switch {
+	case name == "sim" && url == "" && !strings.Contains(value, "://"):
+		e.preset = value
+	case value != "":
+		if url != "" {
+			return e, cli.Usagef("", "--backend %s=%s and --url both name a server", name, value)
+		}
+		e.url = value
+	}
+	if e.url == "" && !e.embedded() {
+		return e, cli.Usagef(fmt.Sprintf("--backend %s --url http://127.0.0.1:8000", name), "no --url: which %s server should receive the trace?", name)
+	}
+	return e, nil
+}
+
+// onlyEndpoint is the server of --backend and --url.
+func onlyEndpoint(c *urfave.Context) (endpoint, error) {
+	name := "sim"
+	if all := c.StringSlice("backend"); len(all) > 0 {
+		name = all[0]
+	}
+	return parseEndpoint(name, c.String("url"), c.StringSlice("option"))
+}
+
+// connect starts the embedded engine if the server is that, and asks it what it
+// is.
+func connect(ctx context.Context, c *urfave.Context, e endpoint) (*server, error) {
+	name := e.kind
+	s := &server{name: name, url: e.url}
 	conf := backends.Config{Model: c.String("model"), APIKey: os.Getenv(c.String("api-key-env")), Chat: c.Bool("chat"), Options: map[string]string{}}
-	for _, kv := range c.StringSlice("option") {
+	for _, kv := range e.options {
 		k, v, ok := strings.Cut(kv, "=")
 		if !ok {
 			return nil, cli.Usagef("--option max-num-seqs=64", "--option %q is not KEY=VALUE", kv)
 		}
 		conf.Options[k] = v
 	}
-	switch {
-	case name == "sim" && s.url == "" && !strings.Contains(value, "://"):
-		if value != "" {
-			conf.Options["preset"] = value
+	if e.embedded() {
+		if e.preset != "" {
+			conf.Options["preset"] = e.preset
 		}
 		o, err := sim.ParseOptions(conf.Options)
 		if err != nil {
@@ -445,14 +502,6 @@ func connect(ctx context.Context, c *urfave.Context) (*server, error) {
 			return nil, err
 		}
 		s.process, s.url = p, p.URL
-	case value != "":
-		if s.url != "" {
-			return nil, cli.Usagef("", "--backend %s=%s and --url both name a server", name, value)
-		}
-		s.url = value
-	}
-	if s.url == "" {
-		return nil, cli.Usagef(fmt.Sprintf("--backend %s --url http://127.0.0.1:8000", name), "no --url: which %s server should receive the trace?", name)
 	}
 	conf.URL = s.url
 	b, err := backends.Open(name, conf)
