@@ -48,6 +48,9 @@ func captureOptions(c *ucli.Context) (capture.Options, error) {
 		RetryWindow: c.Duration("retry-window"),
 		Program:     "capture " + c.Command.Name, Version: cli.Version(),
 	}
+	if o.BlockBytes < 1 || o.BlockTokens < 1 {
+		return o, cli.Usagef("", "--block-bytes and --block-tokens: want 1 or more")
+	}
 	if o.RetryWindow == 0 {
 		o.RetryWindow = -1
 	}

@@ -105,17 +105,22 @@ func runProxy(c *ucli.Context) error {
 	if files != nil {
 		leftovers = files.Leftovers()
 	}
-	p, err := proxy.New(o)
-	if err != nil {
-		closeAll(listeners)
-		return err
-	}
+	var admin net.Listener // before a recording begins, which would be left behind
 	if addr := c.String("admin"); addr != "" {
-		admin, err := proxy.Listen(addr, c.Bool("reuse-port"))
-		if err != nil {
+		if admin, err = proxy.Listen(addr, c.Bool("reuse-port")); err != nil {
 			closeAll(listeners)
 			return fmt.Errorf("--admin %s: %w", addr, unaddressed(err))
 		}
+	}
+	p, err := proxy.New(o)
+	if err != nil {
+		closeAll(listeners)
+		if admin != nil {
+			admin.Close()
+		}
+		return err
+	}
+	if admin != nil {
 		srv := &http.Server{Handler: p.Admin(), ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
 		go srv.Serve(admin)
 		defer srv.Close()
