@@ -222,7 +222,10 @@ func TestEngineBadPages(t *testing.T) {
 	good := fixture(t, "vllm-0.32.0.txt")
 	var serve atomic.Pointer[http.HandlerFunc]
 	url := pages(t, func(w http.ResponseWriter, r *http.Request) { (*serve.Load())(w, r) })
-	e := newEngine(t, gpu.EngineOptions{URL: url, Tables: []*enginemetrics.Table{backends.Metrics("vllm")}, Timeout: 300 * time.Millisecond})
+	scraper := func(timeout time.Duration) *gpu.Engine {
+		return newEngine(t, gpu.EngineOptions{URL: url, Tables: []*enginemetrics.Table{backends.Metrics("vllm")}, Timeout: timeout})
+	}
+	patient, hasty := scraper(time.Minute), scraper(300*time.Millisecond)
 	text := func(b string) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, b) }
 	}
@@ -265,6 +268,10 @@ func TestEngineBadPages(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			serve.Store(&tt.h)
+			e := patient
+			if tt.fault == gpu.FaultTimeout {
+				e = hasty
+			}
 			_, samples, err := scrape(t, e, time.Second)
 			if f := gpu.AsFault(err); f == nil || f.Name != tt.fault {
 				t.Errorf("fault %v, want %s", err, tt.fault)
@@ -276,7 +283,7 @@ func TestEngineBadPages(t *testing.T) {
 			}
 			h := text(string(good))
 			serve.Store(&h)
-			if got, _, err := scrape(t, e, 2*time.Second); err != nil || got["tokens.generated"] != 52522 {
+			if got, _, err := scrape(t, patient, 2*time.Second); err != nil || got["tokens.generated"] != 52522 {
 				t.Errorf("the next page: %v, %v", got["tokens.generated"], err)
 			}
 		})

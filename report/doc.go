@@ -28,4 +28,8 @@
 // What the clocks of two machines disagree by is in no run and in no offset: it
 // blurs what is said of several shards at a time (in flight, the timeline), and
 // not the latencies of a request, which one clock took.
+//
+// All shards load one server, and each may have watched it. The telemetry of the
+// whole is that of the shard that read most, moved by its offset; what it says
+// together with requests is computed from the rows of all.
 package report
