@@ -56,7 +56,7 @@ partial, 130 if interrupted.`,
 			jsonFlag(),
 		},
 		Action:   action(show),
-		Commands: []*ucli.Command{mergeCommand(), compareCommand()},
+		Commands: []*ucli.Command{mergeCommand(), compareCommand(), serveCommand()},
 	}
 }
 

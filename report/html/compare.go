@@ -69,7 +69,7 @@ func WriteComparison(w io.Writer, c *report.Comparison, checks []report.Check, p
 		p.Sections = append(p.Sections, section{ID: "segments", Title: "By segment", Text: []string{"Which requests the difference comes from. These intervals are not corrected for there being many segments: they say where to look."}, Blocks: []block{{Table: t}}})
 	}
 	if t := moverTable(c); t != nil {
-		p.Sections = append(p.Sections, section{ID: "movers", Title: "Requests that moved most", Text: []string{"By the difference of E2E. Ids are those of the trace, for trace head --id and for the engine's log."}, Blocks: []block{{Table: t}}})
+		p.Sections = append(p.Sections, section{ID: "movers", Title: "Requests that moved most", Text: []string{"By the difference of E2E. Ids are those of the trace."}, Blocks: []block{{Table: t}}})
 	}
 	if t := noiseTable(c); t != nil {
 		p.Sections = append(p.Sections, section{ID: "noise", Title: "Noise from run to run", Text: []string{"The standard deviation over repeats of one side: no smaller difference can be told from chance by one run of each."}, Blocks: []block{{Table: t}}})
@@ -128,7 +128,7 @@ func upper(s string) string {
 }
 
 func comparisonCards(c *report.Comparison) (out []card) {
-	for _, name := range []string{"ttft.p50", "ttft.p99", "tpot.p50", "e2e.p50", "output_tokens_per_second", "goodput", "error_rate"} {
+	for _, name := range []string{"ttft.p50", "ttft.p99", "tpot.p50", "e2e.p50", "e2e.p99", "output_tokens_per_second", "goodput", "error_rate"} {
 		i := slices.IndexFunc(c.Metrics, func(m report.Metric) bool { return m.Name == name })
 		if i < 0 {
 			continue
@@ -223,12 +223,13 @@ func work(c *report.Comparison) section {
 			examples.Rows = append(examples.Rows, []cell{count(e.ID), text(strings.ReplaceAll(e.What, "_", " ")), count(int64(e.Was[0])), count(int64(e.Was[1]))})
 		}
 	}
-	s.Blocks = append(s.Blocks, block{Table: t, Narrow: true})
+	s.Beside = true
+	s.Blocks = append(s.Blocks, block{Title: "Requests", Table: t, Narrow: true})
+	names, sums := runsOf(c)
+	s.Blocks = append(s.Blocks, block{Title: "Fidelity", Table: fidelity(names, sums), Narrow: true})
 	if len(examples.Rows) > 0 {
 		s.Blocks = append(s.Blocks, block{Title: "Examples of unequal work", Table: examples, Fold: true})
 	}
-	names, sums := runsOf(c)
-	s.Blocks = append(s.Blocks, block{Title: "Fidelity", Table: fidelity(names, sums), Narrow: true})
 	if f := failures(names, sums); f != nil {
 		s.Blocks = append(s.Blocks, block{Title: "Failures", Table: f})
 	}

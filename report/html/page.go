@@ -2,6 +2,7 @@ package html
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
@@ -41,7 +42,8 @@ type page struct {
 	Sections             []section
 	Foot                 string
 
-	live []panel
+	live   []panel
+	policy string // Policy unless set
 }
 
 // A verdict says whether the figures may be believed.
@@ -73,6 +75,8 @@ type section struct {
 	ID, Title string
 	Text      []string
 	Blocks    []block
+	Beside    bool   // blocks stand beside each other where there is room
+	Compare   string // of a form around the section, what its button says
 }
 
 // A block is one of its fields.
@@ -101,6 +105,15 @@ type cell struct {
 	Sub  string // a smaller line under it
 	Chip string // class of a chip
 	SVG  template.HTML
+	Link string
+	// Pick makes the cell a choice: the name of the parameter, its value and what
+	// it is called.
+	Pick *pick
+}
+
+type pick struct {
+	Name, Value, Label string
+	Chosen             bool
 }
 
 // A figure is a drawing with its data, and a live one where Panel names it.
@@ -204,7 +217,7 @@ func (p *page) write(w io.Writer) error {
 <style>%s</style>
 </head>
 <body>
-`, Policy, template.HTMLEscapeString(p.Title), style)
+`, cmp.Or(p.policy, Policy), template.HTMLEscapeString(p.Title), style)
 	b.Write(body.Bytes())
 	fmt.Fprintf(&b, "<script type=\"application/json\" id=\"panels\">%s</script>\n<script>%s</script>\n</body>\n</html>\n", data, script)
 	_, err = w.Write(b.Bytes())
