@@ -255,6 +255,26 @@ func TestMixedDialectsAreRefused(t *testing.T) {
 	}
 }
 
+// Lines of two dialects in one file are not taken for requests to nowhere: keys
+// of the same name mean other things.
+func TestMixedLinesAreUnreadable(t *testing.T) {
+	var text []byte
+	for _, name := range []string{"nginx.json.log", "caddy.log"} {
+		b, err := os.ReadFile(filepath.Join("testdata", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = append(text, b...)
+	}
+	r, s, err := importText(t, &Options{MaxBad: 0.5}, string(text))
+	if err != nil || r.Unreadable != 3 || len(s.rows) != 6 {
+		t.Errorf("%v, %+v, want 3 lines of Caddy's that cannot be read", err, r)
+	}
+	if _, _, err := importText(t, &Options{}, string(text)); err == nil {
+		t.Error("a third of the lines are of another dialect, and nothing is said")
+	}
+}
+
 func TestPicklesAreNotOpened(t *testing.T) {
 	for _, head := range []string{"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00}", "\x80\x05K\x01.", "PK\x03\x04 archive/data.pkl"} {
 		if _, _, err := importText(t, &Options{}, head); !errors.Is(err, ErrPickle) {

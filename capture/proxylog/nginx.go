@@ -179,8 +179,15 @@ func (n *nginx) Parse(line []byte, e *Emitter) error {
 	if err := n.fields(line, &n.rec); err != nil {
 		return err
 	}
+	if n.text == nil && n.rec.has(fieldRequestLine) && !n.rec.vals[fieldRequestLine].quoted {
+		return errForeign
+	}
 	return n.emit(&n.rec, &n.out, e)
 }
+
+// errForeign is a line of Caddy or Kong among nginx's: keys of the same name
+// would be taken for what they are not.
+var errForeign = errors.New("has no request line where nginx writes one: is it of another dialect?")
 
 func (n *nginx) Flush(*Emitter) {}
 
