@@ -60,7 +60,7 @@ func WriteComparison(w io.Writer, c *report.Comparison, checks []report.Check, p
 	if c.Repeats > 1 {
 		first = " Charts show the first pair of runs; repeats are never pooled."
 	}
-	add("distributions", "Distributions", b.cdfs(tracks), "Further left is faster."+first)
+	add("distributions", "Distributions", b.cdfs(tracks), "Further left is faster. Axes begin at the second percentile."+first)
 	add("shift", "Where in the distribution", b.shifts(c.Shift), "What separates the sides at each quantile: a constant cost lifts the whole line, queueing lifts its right end.")
 	add("time", "Over time", b.times(tracks), fmt.Sprintf("Both runs from their own start, in windows of %s, warm-up and drain included.", units(profiles[0].Width)))
 	add("load", "Under load", b.load(tracks), "Each dot is a window in time.")

@@ -51,7 +51,7 @@ func (b *builder) draw(into *[]figure, f plot.Figure, note string) {
 }
 
 // lowest is the share at which the axis of a distribution begins.
-const lowest = 0.005
+const lowest = 0.02
 
 // cdfs draws the distributions of latencies.
 func (b *builder) cdfs(tracks []track) (figs []figure) {

@@ -47,7 +47,7 @@ func WriteRun(w io.Writer, a *report.Analysis) error {
 			p.Sections = append(p.Sections, section{ID: id, Title: title, Text: text, Blocks: []block{{Figures: figs}}})
 		}
 	}
-	add("distributions", "Distributions", b.cdfs(tracks))
+	add("distributions", "Distributions", b.cdfs(tracks), "Axes begin at the second percentile.")
 	add("time", "Over time", b.times(tracks), fmt.Sprintf("In windows of %s, warm-up and drain included.", units(a.Profile.Width)))
 	add("load", "Under load", b.load(tracks), "Each dot is a window in time.")
 	add("facts", "By the trace's own facts", b.heats(tracks), "Every request lies in one cell; the strength of the colour grows with the root of the share.")
