@@ -165,7 +165,7 @@ func metricTable(c *report.Comparison) *table {
 		t.Rows = append(t.Rows, []cell{
 			text(heading(m.Name)), {Text: s.A, Sort: sortKey(m.A.V)}, {Text: s.B, Sort: sortKey(m.B.V)}, {Text: s.Diff, Sub: known(s.Interval), Sort: sortKey(m.Diff.V)},
 			{Text: relativeOnly(s.Relative), Sub: inParentheses(s.Relative), Sort: sortKey(m.Rel.V)}, {SVG: forest(m.Rel, most, v.Class)},
-			{Text: s.P, Sort: sortKey(m.PHolm)}, {Text: s.Verdict, Chip: v.Class},
+			{Text: s.P, Sort: sortKey(m.PHolm)}, {Text: v.Text, Chip: v.Class, Sub: inParentheses(s.Verdict)},
 		})
 	}
 	return t
