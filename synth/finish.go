@@ -95,18 +95,36 @@ func (f *fitter) prefixScores(ctx context.Context, ref, g *score.Sample) error {
 		return nil
 	}
 	p.Floor = curve(h2, h1)
+	kind := ArrivalsExponential // arrivals play no part, the order of rows does
+	if f.model.HoldsSourceRows {
+		kind = ArrivalsRows
+	}
+	var err error
+	p.Next, err = f.prefixNext(ctx, kind)
+	return err
+}
+
+// prefixNext scores the reuse of what the first half makes on the second, with
+// arrivals of one kind.
+func (f *fitter) prefixNext(ctx context.Context, kind string) (PrefixScore, error) {
+	unknown := PrefixScore{score.Number(math.NaN()), score.Number(math.NaN())}
+	h1, h2 := f.scored(f.s).Halves()
 	blocks := *f.model.Blocks
 	l := f.learn(h1, nil, &blocks)
 	if instant(l.starts) {
-		return nil
+		return unknown, nil
 	}
-	m := f.single(l, Arrivals{Kind: ArrivalsExponential, Rate: h1.Rate()})
+	m := f.arrivals(l, kind, nil)
+	if m == nil {
+		return unknown, nil
+	}
+	m.Blocks = &blocks
 	next, err := m.Sample(ctx, GenOptions{Seed: f.o.Seed, Rows: int64(h2.N())})
 	if err != nil {
-		return ctx.Err()
+		return unknown, ctx.Err()
 	}
-	p.Next = curve(h2, next)
-	return nil
+	mean, most := score.CurveError(score.HitCurve(h2), score.HitCurve(next))
+	return PrefixScore{score.Number(mean), score.Number(most)}, nil
 }
 
 // losses says what the model does not keep.

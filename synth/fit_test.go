@@ -228,7 +228,7 @@ func TestFitTakesTheSimplestThatFits(t *testing.T) {
 func TestFitKeepsBursts(t *testing.T) {
 	s := bursty(12_000, 1)
 	m, r, g := mustFit(t, s, FitOptions{})
-	if !r.Fits || m.Clients[0].Arrivals.Kind != ArrivalsProfile {
+	if !r.SameHour || m.Clients[0].Arrivals.Kind != ArrivalsProfile {
 		t.Fatalf("chose %s: %s", r.Chosen, r.Verdict)
 	}
 	for _, width := range []float64{1, 10, 100} {

@@ -82,7 +82,14 @@ func openModel(name string, o *traceformat.OpenOptions, load func(string) (*Mode
 	}
 	var g GenOptions
 	var errs []error
+	rate := 0.0 // requests a second, as --rate of synth generate
 	for _, key := range slices.Sorted(keysOf(values)) {
+		if key == "rate" {
+			if rate, err = strconv.ParseFloat(values.Get(key), 64); err != nil || !(rate > 0) || !finite(rate) {
+				errs = append(errs, fmt.Errorf("rate: %q is no number of requests a second", clip(values.Get(key))))
+			}
+			continue
+		}
 		errs = append(errs, g.Set(key, values.Get(key)))
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -91,6 +98,11 @@ func openModel(name string, o *traceformat.OpenOptions, load func(string) (*Mode
 	m, err := load(name)
 	if err != nil {
 		return nil, err
+	}
+	if rate > 0 {
+		if g.Rate, err = m.rateFactor(rate); err != nil {
+			return nil, err
+		}
 	}
 	return m.Generate(g)
 }
@@ -107,7 +119,16 @@ func keysOf(v url.Values) func(func(string) bool) {
 
 var genKeys = []string{"seed", "duration", "rows", "start", "from", "scale-rate", "rate", "prompts", "outputs", "reuse", "bursts", "order"}
 
-// Set changes one option by the name that it has in flags and in model: names.
+// rateFactor is the GenOptions.Rate that makes so many requests a second.
+func (m *Model) rateFactor(rate float64) (float64, error) {
+	if !(m.Rate() > 0) {
+		return 0, errors.New("the model has no rate that could be scaled")
+	}
+	return rate / m.Rate(), nil
+}
+
+// Set changes one option by the name that it has in flags and in model: names;
+// rate, which needs a model, is not one of them.
 func (o *GenOptions) Set(key, value string) (err error) {
 	bad := func(want string) error { return fmt.Errorf("%s: %q is no %s", key, clip(value), want) }
 	number := func(x *float64) {
@@ -144,8 +165,6 @@ func (o *GenOptions) Set(key, value string) (err error) {
 		duration(&o.From)
 	case "scale-rate":
 		number(&o.ScaleRate)
-	case "rate":
-		number(&o.Rate)
 	case "prompts":
 		number(&o.Prompts)
 	case "outputs":

@@ -42,14 +42,14 @@ func (f *fitter) verdict() {
 	}
 	next := f.claimed(c)
 	switch {
-	case next == nil || r.FloorNext == nil || f.s.N() < fewestRows:
+	case len(next) == 0 || f.s.N() < fewestRows:
 		r.Unseen = UnseenNotTested
 		r.Verdict += "; it was not tested on traffic it has not seen, of which the trace has too little"
 	case f.tellsNothing():
 		r.Unseen = UnseenNotTested
 		r.Verdict += "; stretches of the trace differ so much that a Poisson process would pass for the next one, so that it says nothing about traffic it has not seen"
 	default:
-		off := append(next.offNext(r.FloorNext), f.prefixOff()...)
+		off := append(offNext(next), f.prefixOff()...)
 		if r.Unseen = UnseenNear; len(off) > 0 {
 			r.Unseen = UnseenOff
 			r.Verdict += "; no candidate fits traffic it has not seen: " + strings.Join(off, ", ")
@@ -68,17 +68,17 @@ func (f *fitter) verdict() {
 func (f *fitter) tellsNothing() bool {
 	for _, k := range f.report.Candidates {
 		if k.Name == ArrivalsExponential && k.Again != nil && k.Next != nil {
-			return f.report.Chosen != k.Name && !k.Again.passes() && f.typicalOf == "" && len(k.Next.offNext(f.report.FloorNext)) == 0
+			return f.report.Chosen != k.Name && !k.Again.passes() && f.typicalOf == "" && len(offNext(k.folds)) == 0
 		}
 	}
 	return false
 }
 
 // claimed are the held-out scores of what the model does after its end.
-func (f *fitter) claimed(c *Candidate) *Scores {
+func (f *fitter) claimed(c *Candidate) []foldScores {
 	p := f.model.Clients[0].Arrivals.Profile
 	if c.Name != ArrivalsProfile || p == nil {
-		return c.Next
+		return c.folds
 	}
 	name := ArrivalsProfile + ", then " + p.Beyond
 	if p.Beyond == OrderRows {
@@ -86,10 +86,10 @@ func (f *fitter) claimed(c *Candidate) *Scores {
 	}
 	for i := range f.report.Candidates {
 		if k := &f.report.Candidates[i]; k.Name == name && k.Next != nil {
-			return k.Next
+			return k.folds
 		}
 	}
-	return c.Next
+	return c.folds
 }
 
 // findings collects scores that miss their limits, in words.
@@ -137,6 +137,18 @@ func (f *fitter) sameHourMisses(c *Candidate) []string {
 		l.most("the greatest error of the hit curve", p.Again.Max, limitHitMax)
 	}
 	return l
+}
+
+// offNext lists what the worst of the folds misses: a claim holds for each of
+// them, not for their mean.
+func offNext(folds []foldScores) []string {
+	var worst []string
+	for i := range folds {
+		if off := folds[i].scores.offNext(&folds[i].floor); len(off) > len(worst) {
+			worst = off
+		}
+	}
+	return worst
 }
 
 // offNext lists what is further from held-out traffic than the floor explains.

@@ -56,11 +56,11 @@ func TestTellsNothing(t *testing.T) {
 	wide.IDC = 3
 	bursts, next := unknownScores(), unknownScores()
 	bursts.IDC, next.IDC = 2, 3.2
-	f := &fitter{report: &FitReport{Chosen: ArrivalsProfile, FloorNext: &wide, Candidates: []Candidate{{Name: ArrivalsExponential, Again: &bursts, Next: &next}}}}
+	f := &fitter{report: &FitReport{Chosen: ArrivalsProfile, Candidates: []Candidate{{Name: ArrivalsExponential, Again: &bursts, Next: &next, folds: []foldScores{{next, wide}}}}}}
 	if !f.tellsNothing() {
 		t.Error("a Poisson process passes, and the test is taken for one")
 	}
-	wide.IDC = 0.5
+	f.report.Candidates[0].folds[0].floor.IDC = 0.5
 	if f.tellsNothing() {
 		t.Error("a Poisson process is found out, and the test is not taken for one")
 	}

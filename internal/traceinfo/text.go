@@ -56,7 +56,11 @@ func (p *printer) table(t *cli.Table) {
 }
 
 func (p *printer) header(h *traceformat.Header) {
-	p.fact("format", join(h.Origin.Dialect, fmt.Sprintf("version %d", h.Version)))
+	version := "" // of a file; what is generated while it is read has none
+	if h.Version > 0 {
+		version = fmt.Sprintf("version %d", h.Version)
+	}
+	p.fact("format", join(h.Origin.Dialect, version))
 	p.fact("origin", strings.TrimSpace(join(strings.TrimSpace(h.Origin.Program+" "+h.Origin.Version), vantage(h.Origin.Vantage))))
 	start := "relative"
 	if !h.Start.IsZero() {

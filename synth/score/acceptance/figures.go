@@ -26,7 +26,7 @@ func (o *options) writeFigures(ctx context.Context, dir string) error {
 		if err != nil {
 			return err
 		}
-		g, _, err := fitted(ctx, s, s, false, false)
+		g, _, err := fitted(ctx, s, s, plain, false)
 		if err != nil {
 			return err
 		}

@@ -7,9 +7,13 @@ import (
 	"reprise/synth/score"
 )
 
-// fit learns a model of train, with rows of the source in it where rows is set
-// and they serve better.
-func fit(ctx context.Context, train *score.Sample, rows bool) (*synth.Model, error) {
-	m, _, err := synth.Fit(ctx, train, synth.FitOptions{Name: train.Name, AllowResampling: rows, Seed: 1})
+// fit learns a model of train, of the kind that models are called by in the
+// table.
+func fit(ctx context.Context, train *score.Sample, kind string) (*synth.Model, error) {
+	o := synth.FitOptions{Name: train.Name, Seed: 1, AllowResampling: kind != plain}
+	if kind == rowsAlone {
+		o.Kind = synth.ArrivalsRows
+	}
+	m, _, err := synth.Fit(ctx, train, o)
 	return m, err
 }

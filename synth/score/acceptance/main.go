@@ -108,6 +108,7 @@ type table struct {
 	Schema  string   `json:"schema"`
 	Seeds   int      `json:"seeds"`
 	Figures []figure `json:"figures"`
+	Unseen  []claim  `json:"unseen"`
 	Notes   []string `json:"notes,omitempty"`
 }
 
@@ -142,6 +143,11 @@ func (o *options) run(ctx context.Context) (*table, error) {
 		}
 		t.Figures = append(t.Figures, figures...)
 	}
+	var notes []string
+	if t.Unseen, notes, err = o.unseen(ctx); err != nil {
+		return nil, fmt.Errorf("unseen: %w", err)
+	}
+	t.Notes = append(t.Notes, notes...)
 	slices.SortStableFunc(t.Figures, func(a, b figure) int { return strings.Compare(order(a.Row), order(b.Row)) })
 	return t, nil
 }
@@ -243,8 +249,8 @@ func (o *options) each(ctx context.Context, generate generator, measure func(val
 
 // fitted returns a generator of the model that is fitted to train, for the
 // window of test: its horizon and, where scale is set, its mean rate.
-func fitted(ctx context.Context, train, test *score.Sample, rows, scale bool) (generator, *synth.Model, error) {
-	m, err := fit(ctx, train, rows)
+func fitted(ctx context.Context, train, test *score.Sample, kind string, scale bool) (generator, *synth.Model, error) {
+	m, err := fit(ctx, train, kind)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -70,7 +70,7 @@ func (t *table) summary() string {
 		count[f.Model][f.Verdict]++
 	}
 	var parts []string
-	for _, m := range []string{plain, withRows} {
+	for _, m := range []string{plain, withRows, rowsAlone} {
 		if c := count[m]; c != nil {
 			parts = append(parts, fmt.Sprintf("%s: %d of %d limits kept", m, c["pass"], c["pass"]+c["fail"]))
 		}
@@ -98,6 +98,21 @@ func (t *table) text(w io.Writer) error {
 	if _, err := fmt.Fprintf(w, "\nmedian of %d seeds; %s\n", t.Seeds, t.summary()); err != nil {
 		return err
 	}
+	if len(t.Unseen) > 0 {
+		fmt.Fprintf(w, "\n%s\n\n", t.claimSummary())
+		tab := cli.Table{Head: []string{"learnt from, then tested on", "fit", "says it fits", "turns out", "misses"}}
+		for i := range t.Unseen {
+			c := &t.Unseen[i]
+			says := "no"
+			if c.Fits {
+				says = "yes"
+			}
+			tab.Row(c.Case, c.Chosen, says, c.verdict(), strings.Join(c.misses(), ", "))
+		}
+		if err := tab.Write(w, ""); err != nil {
+			return err
+		}
+	}
 	for _, n := range t.Notes {
 		if _, err := fmt.Fprintf(w, "note: %s\n", n); err != nil {
 			return err
@@ -113,7 +128,8 @@ func (t *table) markdown(w io.Writer) error {
 	fmt.Fprintf(&b, "Median of %d seeds, limit and floor in parentheses, what misses its limit in bold. %s.\n", t.Seeds, t.summary())
 	for _, part := range []struct{ model, title string }{
 		{plain, "Models without rows of the source:"},
-		{withRows, "The next half hour with rows of the source allowed (`--allow-resampling`):"},
+		{withRows, "The next half hour where rows of the source are allowed (`--allow-resampling`), and the fit chooses:"},
+		{rowsAlone, "The next half hour by a block bootstrap of the source's rows alone (`--allow-resampling --arrivals rows`):"},
 	} {
 		fmt.Fprintf(&b, "\n%s\n\n", part.title)
 		t.columns(&b, part.model)
@@ -123,6 +139,9 @@ func (t *table) markdown(w io.Writer) error {
 		if f.Expected != "" {
 			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", strings.TrimPrefix(f.Model, "wrong: "), f.Trace, escaped(f.Metric), number(float64(f.Value)), f.limit())
 		}
+	}
+	if len(t.Unseen) > 0 {
+		t.claims(&b)
 	}
 	for i, n := range t.Notes {
 		if i == 0 {

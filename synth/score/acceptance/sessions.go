@@ -22,7 +22,7 @@ func (o *options) sessions(ctx context.Context, s *score.Sample) ([]figure, erro
 	var hits []float64
 	for k := range folds {
 		_, train := s.SessionFold(k, folds, 1)
-		g, _, err := fitted(ctx, train, s, false, false)
+		g, _, err := fitted(ctx, train, s, plain, false)
 		if err != nil {
 			return nil, err
 		}

@@ -21,15 +21,18 @@ type trace struct {
 }
 
 const (
-	plain    = "model"
-	withRows = "with source rows"
+	plain = "model"
+	// The fit may take blocks of rows where they are nearer to what was held out.
+	withRows = "source rows allowed"
+	// Blocks of rows are resampled whether they are nearer or not.
+	rowsAlone = "source rows alone"
 )
 
 func (c *trace) run(ctx context.Context) error {
 	even, odd := c.real.Interleave(score.Block)
 	first, second := c.real.Halves()
 	fmt.Fprintf(c.stderr, "%s: protocol R\n", c.name)
-	g, _, err := fitted(ctx, c.real, c.real, false, false)
+	g, _, err := fitted(ctx, c.real, c.real, plain, false)
 	if err != nil {
 		return err
 	}
@@ -45,7 +48,7 @@ func (c *trace) run(ctx context.Context) error {
 	c.refitRows(v, plain)
 
 	fmt.Fprintf(c.stderr, "%s: protocol I\n", c.name)
-	if g, _, err = fitted(ctx, even, odd, false, false); err != nil {
+	if g, _, err = fitted(ctx, even, odd, plain, false); err != nil {
 		return err
 	}
 	if v, err = c.each(ctx, g, func(v values, s *score.Sample) { marginals(v, odd, s) }); err != nil {
@@ -54,18 +57,14 @@ func (c *trace) run(ctx context.Context) error {
 	c.marginalRows(v, plain, odd, even)
 
 	// What the next hour is like: also with rows of this one.
-	for _, rows := range []bool{false, true} {
-		kind := plain
-		if rows {
-			kind = withRows
-		}
+	for _, kind := range []string{plain, withRows, rowsAlone} {
 		fmt.Fprintf(c.stderr, "%s: protocol H, %s\n", c.name, kind)
-		g, m, err := fitted(ctx, first, second, rows, true)
+		g, m, err := fitted(ctx, first, second, kind, true)
 		if err != nil {
 			return err
 		}
-		if rows && !m.HoldsSourceRows {
-			c.notes = append(c.notes, fmt.Sprintf("%s, protocol H: with source rows allowed the fit still chose a model without", c.name))
+		if kind == withRows && !m.HoldsSourceRows {
+			c.notes = append(c.notes, fmt.Sprintf("%s, protocol H: where source rows are allowed the fit chooses a model without them, as nearer to what it held out", c.name))
 		}
 		if v, err = c.each(ctx, g, func(v values, s *score.Sample) {
 			dynamics(v, second, s)
