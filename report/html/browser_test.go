@@ -192,7 +192,10 @@ func TestInABrowser(t *testing.T) {
 		if over := eval[int](t, ctx, `document.documentElement.scrollWidth - innerWidth`); over > 0 {
 			t.Errorf("%s: %d pixels wider than a phone: %s", name, over, eval[string](t, ctx, `[...document.querySelectorAll("body *")].filter(e => !e.closest(".wide") && e.getBoundingClientRect().right > innerWidth + 1).slice(0, 5).map(e => e.outerHTML.slice(0, 80)).join(" | ")`))
 		}
-		accessible(t, ctx, name)
+		for _, scheme := range []string{"light", "dark"} {
+			media(t, ctx, scheme, "")
+			accessible(t, ctx, name+", "+scheme)
+		}
 	}
 	for _, u := range asked() {
 		if !strings.HasPrefix(u, "file://"+dir) {
