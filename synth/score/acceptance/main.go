@@ -45,6 +45,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	o := options{stderr: stderr}
 	fs.StringVar(&o.traces, "traces", defaultTraces(), "folder of the public traces")
 	fs.IntVar(&o.seeds, "seeds", 20, "traces generated for each median")
+	fs.BoolVar(&o.measured, "program", true, "also build synth, for its determinism, speed and memory")
 	asJSON := fs.Bool("json", false, "print JSON")
 	asMarkdown := fs.Bool("markdown", false, "print Markdown")
 	figures := fs.String("figures", "", "also draw pictures into this folder")
@@ -101,6 +102,8 @@ type options struct {
 	traces string
 	seeds  int
 	stderr io.Writer
+	// measured builds and runs the program for rows 21 to 23.
+	measured bool
 }
 
 // A table is the result.
@@ -143,11 +146,16 @@ func (o *options) run(ctx context.Context) (*table, error) {
 		}
 		t.Figures = append(t.Figures, figures...)
 	}
-	var notes []string
-	if t.Unseen, notes, err = o.unseen(ctx); err != nil {
+	if t.Unseen, err = o.unseen(ctx); err != nil {
 		return nil, fmt.Errorf("unseen: %w", err)
 	}
-	t.Notes = append(t.Notes, notes...)
+	if o.measured {
+		figures, notes, err := o.program(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("program: %w", err)
+		}
+		t.Figures, t.Notes = append(t.Figures, figures...), append(t.Notes, notes...)
+	}
 	slices.SortStableFunc(t.Figures, func(a, b figure) int { return strings.Compare(order(a.Row), order(b.Row)) })
 	return t, nil
 }

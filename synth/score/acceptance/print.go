@@ -154,7 +154,7 @@ func (t *table) markdown(w io.Writer) error {
 }
 
 var traceTitles = []struct{ name, title string }{
-	{"conv", "Azure conversation"}, {"code", "Azure code"}, {"moon", "Mooncake conversation"}, {"sessions", "coding sessions"},
+	{"conv", "Azure conversation"}, {"code", "Azure code"}, {"moon", "Mooncake conversation"}, {"sessions", "coding sessions"}, {"program", "program"},
 }
 
 // columns prints the figures of one kind of model, those that have any.

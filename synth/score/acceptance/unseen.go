@@ -72,16 +72,15 @@ type stretch struct {
 // unseenSeeds are enough for a median of what has wide limits.
 const unseenSeeds = 5
 
-func (o *options) unseen(ctx context.Context) ([]claim, []string, error) {
+func (o *options) unseen(ctx context.Context) ([]claim, error) {
 	var pairs []stretch
-	var notes []string
 	for _, name := range []string{"conv", "code", "moon"} {
 		s, err := o.load(ctx, name)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		title := strings.ToLower(titleOf(name))
 		third := func(k float64) *score.Sample { return s.Slice(k*s.Horizon/3, (k+1)*s.Horizon/3) }
@@ -89,13 +88,14 @@ func (o *options) unseen(ctx context.Context) ([]claim, []string, error) {
 		pairs = append(pairs,
 			stretch{title + ", second half, then the first", second, first, true},
 			stretch{title + ", first third, then the last", third(0), third(2), true},
-			stretch{title + ", last third, then the second", third(2), third(1), true})
+			stretch{title + ", last third, then the second", third(2), third(1), true},
+			stretch{title + ", second quarter, then the third", s.Slice(s.Horizon/4, s.Horizon/2), s.Slice(s.Horizon/2, s.Horizon*3/4), true})
 	}
 	if s, err := o.loadSessions(ctx); err == nil {
 		a, b := s.SessionFold(0, 2, 11)
 		pairs = append(pairs, stretch{"coding sessions, one half, then the other", a, b, false})
 	} else if !errors.Is(err, os.ErrNotExist) {
-		return nil, nil, err
+		return nil, err
 	}
 	// Other services: hours of ServeGen's clients, thinned to what an hour of the
 	// other traces has. Their rates change from hour to hour as published.
@@ -103,10 +103,10 @@ func (o *options) unseen(ctx context.Context) ([]claim, []string, error) {
 		model string
 		hour  int
 		rate  float64
-	}{{"servegen-m-mid", 20, 6}, {"servegen-m-mid", 80, 6}, {"servegen-deepseek-r1", 9, 6}} {
+	}{{"servegen-m-mid", 20, 6}, {"servegen-m-mid", 80, 6}, {"servegen-m-mid", 130, 6}, {"servegen-deepseek-r1", 9, 6}, {"servegen-deepseek-r1", 15, 6}} {
 		m, err := synth.Load(g.model)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		at := func(hour int) (*score.Sample, error) {
 			s, err := m.Sample(ctx, synth.GenOptions{Seed: 1, From: time.Duration(hour) * time.Hour, Duration: time.Hour, Rate: g.rate / m.Rate()})
@@ -117,11 +117,11 @@ func (o *options) unseen(ctx context.Context) ([]claim, []string, error) {
 		}
 		a, err := at(g.hour)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		b, err := at(g.hour + 1)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		pairs = append(pairs, stretch{fmt.Sprintf("%s, hour %d, then %d", g.model, g.hour, g.hour+1), a, b, true})
 	}
@@ -133,16 +133,16 @@ func (o *options) unseen(ctx context.Context) ([]claim, []string, error) {
 	} {
 		spec, err := synth.ParseSpec(text)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		m, err := spec.Model()
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		var two [2]*score.Sample
 		for k := range two {
 			if two[k], err = m.Sample(ctx, synth.GenOptions{Seed: uint64(k + 1), Duration: time.Hour}); err != nil {
-				return nil, nil, err
+				return nil, err
 			}
 			two[k].Horizon = 3600
 		}
@@ -157,11 +157,11 @@ func (o *options) unseen(ctx context.Context) ([]claim, []string, error) {
 		fmt.Fprintf(o.stderr, "unseen: %s\n", p.name)
 		c, err := o.claim(ctx, p)
 		if err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", p.name, err)
+			return nil, fmt.Errorf("%s: %w", p.name, err)
 		}
 		claims = append(claims, *c)
 	}
-	return claims, notes, nil
+	return claims, nil
 }
 
 func titleOf(name string) string {
