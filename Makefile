@@ -12,10 +12,10 @@ all: $(PROGRAMS) ## build bin/replay, bin/trace, ...
 $(PROGRAMS):
 	go build -trimpath -o bin/$@ ./cmd/$@
 
-demo: replay ## build, then play a small trace against the embedded engine
+demo: replay ## build, then play a minute of a model that ships against the embedded engine
 	@rm -rf run-demo
 	@# Status 3 is a run on a busy machine: the summary says so, and it is no failure of the demo.
-	bin/replay testdata/demo.parquet -o run-demo/ || [ $$? -eq 3 ]
+	bin/replay 'model:mooncake-conv?prompts=0.1&outputs=0.3' --duration 3m --speedup 3 -o run-demo/ || [ $$? -eq 3 ]
 
 test: ## every test
 	go test ./...
