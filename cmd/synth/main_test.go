@@ -108,14 +108,35 @@ func validate(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(r.Close())
 		back, err := traceformat.Open("-", traceformat.Stdin(&b), traceformat.WithFormat(format), traceformat.Param("lengths", "cumulative"))
 		ts.Check(err)
-		n := 0
-		for _, err := range back.All() {
+		var got [][3]int
+		for r, err := range back.All() {
 			ts.Check(err)
-			n++
+			got = append(got, shape(r, omit))
 		}
 		ts.Check(back.Close())
-		if n == 0 {
-			ts.Fatalf("%s as %s has no rows", args[0], format)
+		// What was written there says the same here.
+		r, err = traceformat.Open(ts.MkAbs(args[0]))
+		ts.Check(err)
+		n := 0
+		for row, err := range r.All() {
+			ts.Check(err)
+			if n == len(got) || got[n] != shape(row, omit || format == "azure") {
+				ts.Fatalf("%s as %s: row %d of %d reads otherwise", args[0], format, n, len(got))
+			}
+			n++
+		}
+		ts.Check(r.Close())
+		if n == 0 || n != len(got) {
+			ts.Fatalf("%s as %s has %d of %d rows", args[0], format, len(got), n)
 		}
 	}
+}
+
+// shape is what every format keeps of a row: prompt, output, blocks.
+func shape(r *traceformat.Row, withoutBlocks bool) [3]int {
+	blocks := len(r.PrefixBlocks)
+	if withoutBlocks {
+		blocks = 0
+	}
+	return [3]int{int(r.PromptTokens.Or(-1)), int(r.OutputTokens.Or(-1)), blocks}
 }
