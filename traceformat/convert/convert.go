@@ -82,8 +82,11 @@ func init() {
 		basetenFormat,
 		burstGPTFormat,
 		dynamoFormat,
+		aiperfFormat,
+		guidellmFormat,
 		mooncakeFormat,
 		vidurFormat,
+		vllmBenchFormat,
 		wekaFormat,
 	} {
 		traceformat.RegisterFormat(f)

@@ -221,6 +221,8 @@ func jsonFormat(head []byte) string {
 		return dynamoName
 	case versioned:
 		return "" // a format, and none of these
+	case isResult(keys) != "":
+		return isResult(keys)
 	case has(keys, "id", "block_size", "hash_id_scope"):
 		return wekaName
 	case has(keys, "chat_id", "timestamp", "input_length", "output_length"):
