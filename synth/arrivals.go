@@ -60,7 +60,12 @@ func (a *Arrivals) check(c *Client) error {
 		if a.Profile == nil {
 			return errors.New("kind profile needs a profile")
 		}
-		errs = append(errs, a.Profile.check(c.Lengths))
+		if err := a.Profile.check(c.Lengths); err != nil {
+			errs = append(errs, err)
+		} else if mean := a.Profile.mean(); a.Profile.Windows >= 10 && (a.Rate > 1.25*mean || a.Rate < mean/1.25) {
+			// The windows are what is generated: an edit of the rate would do nothing.
+			errs = append(errs, fmt.Errorf("rate is %v a second and the windows of the profile make %.4g: edit these, or weight, which scales the client", a.Rate, mean))
+		}
 		if a.Profile.Beyond == OrderRows && c.Rows == nil {
 			errs = append(errs, errors.New("profile: beyond is rows, and there are none"))
 		}

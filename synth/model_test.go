@@ -42,6 +42,7 @@ func TestReadSaysWhatIsWrong(t *testing.T) {
 		{"later version", edit(`"version": 1`, `"version": 9`), "version is 9, this program knows 1"},
 		{"unknown field", edit(`"weight": 1`, `"wieght": 1`), `unknown field "wieght"`},
 		{"negative rate", edit(`"weight": 1`, `"weight": -1`), "weight is -1"},
+		{"a rate that its windows do not make", edit(`"rate": 5.53`, `"rate": 55.53`), "edit these, or weight"},
 		{"a word for a number", edit(`"weight": 1`, `"weight": "lots"`), "line "},
 		{"unknown arrivals", edit(`"kind": "profile"`, `"kind": "magic"`), `kind "magic" is not known`},
 		{"no horizon", edit(`"horizon_s": `, `"horizon_s": -`), "horizon_s is -"},

@@ -358,6 +358,17 @@ func tilted(copula [][]int, factors []int) []alias {
 }
 
 // duration is the length of the profile in seconds.
+// mean is the mean rate of all windows.
+func (p *Profile) mean() float64 {
+	sum := 0.0
+	for _, s := range p.Spans {
+		for _, r := range s.Rates {
+			sum += r
+		}
+	}
+	return sum / float64(p.Windows)
+}
+
 func (p *Profile) duration() float64 { return p.Window * float64(p.Windows) }
 
 // windowsOf is how many windows of a width fill a time.

@@ -30,6 +30,11 @@ func (f *fitter) verdict() {
 		return // arrivals that were assumed: nothing is claimed
 	}
 	name := r.Chosen
+	if f.s.N() < fewestRows {
+		r.Unseen = UnseenNotTested
+		r.Verdict = fmt.Sprintf("%d rows are too few to say whether anything fits; %s was not tested on traffic it has not seen", f.s.N(), name)
+		return
+	}
 	misses := f.sameHourMisses(c)
 	r.SameHour = len(misses) == 0
 	switch {
@@ -42,7 +47,7 @@ func (f *fitter) verdict() {
 	}
 	next := f.claimed(c)
 	switch {
-	case len(next) == 0 || f.s.N() < fewestRows:
+	case len(next) == 0:
 		r.Unseen = UnseenNotTested
 		r.Verdict += "; it was not tested on traffic it has not seen, of which the trace has too little"
 	case f.tellsNothing():
