@@ -57,6 +57,11 @@ type Header struct {
 	Extra map[string]string `json:"extra,omitempty"`
 }
 
+// Lacks is the key of [Header.Extra] under which an importer says what its source
+// does not hold that figures may miss, one clause after the other with "; "
+// between.
+const Lacks = "convert.lacks"
+
 // Clock describes the clock of Arrival.
 type Clock struct {
 	Source string        `json:"source,omitempty"`  // "monotonic", "realtime", "log", ...

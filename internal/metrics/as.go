@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -41,6 +42,10 @@ type As struct {
 	second          []float64 // from the first token to the second event, ns
 	perOutput       []float64 // of tool.perOutput
 
+	// Of a tool that weighs requests: ITL by the tokens after the first, and
+	// perOutput by tokens.
+	weighedITL, weighedOutput []weighed
+
 	gaps             *stats.Hist
 	requests, failed int64
 	input, output    int64
@@ -58,6 +63,7 @@ type tool struct {
 	itlToLast  bool // all the same, ITL ends with the last token
 	perToken   bool // a pooled gap counts once per token, divided
 	rounded    bool // ITL is a whole number of nanoseconds
+	byTokens   bool // ITL and perOutput weigh a request by its tokens
 	perOutput  func(last, e2e float64, n int64) float64
 }
 
@@ -68,8 +74,9 @@ var tools = []tool{
 	{name: "sglang", figures: (*As).sglang, untilClose: true, perToken: true},
 	// ITL: per request.
 	{name: "aiperf", figures: (*As).aiperf},
-	// TPOT includes the first token; ITL is per request.
-	{name: "guidellm", figures: (*As).guidellm, untilClose: true, itlToLast: true,
+	// TPOT includes the first token; ITL is per request. In both a request counts
+	// as often as it has tokens: its mean ITL is over tokens.
+	{name: "guidellm", figures: (*As).guidellm, untilClose: true, itlToLast: true, byTokens: true,
 		perOutput: func(last, _ float64, n int64) float64 { return last / float64(n) }},
 	// ITL: per request.
 	{name: "genai-perf", figures: (*As).genaiPerf, rounded: true,
@@ -145,9 +152,15 @@ func (a *As) Add(row *traceformat.Row) {
 			itl = math.RoundToEven(itl)
 		}
 		a.tpot = append(a.tpot, itl)
+		if a.tool.byTokens {
+			a.weighedITL = append(a.weighedITL, weighed{itl, float64(n - 1)})
+		}
 	}
 	if a.tool.perOutput != nil && n > 0 && e2e > 0 {
 		a.perOutput = append(a.perOutput, a.tool.perOutput(last, e2e, n))
+		if a.tool.byTokens {
+			a.weighedOutput = append(a.weighedOutput, weighed{a.tool.perOutput(last, e2e, n), float64(n)})
+		}
 	}
 	if a.tool.firstEvent && row.FirstEvent.OK && r.TTFT.OK && before+r.TTFT.V > time.Duration(ttft) {
 		// The wait from the role to the first token is a gap like any other.
@@ -323,24 +336,55 @@ func (a *As) guidellm() []Figure {
 	for _, m := range []struct {
 		name, unit string
 		scale      float64
-		v          []float64
+		v          []weighed
 	}{
-		{"request_latency", "s", 1e9, a.e2e}, {"time_to_first_token_ms", "ms", ms, a.ttft},
-		{"inter_token_latency_ms", "ms", ms, a.tpot}, {"time_per_output_token_ms", "ms", ms, a.perOutput},
+		{"request_latency", "s", 1e9, evenly(a.e2e)}, {"time_to_first_token_ms", "ms", ms, evenly(a.ttft)},
+		{"inter_token_latency_ms", "ms", ms, a.weighedITL}, {"time_per_output_token_ms", "ms", ms, a.weighedOutput},
 	} {
-		d := ofValues(m.v)
-		f = append(f, Figure{m.name + ".mean", m.unit, d.mean / m.scale}, Figure{m.name + ".median", m.unit, atCDF(m.v, 0.5) / m.scale},
-			Figure{m.name + ".std_dev", m.unit, d.sd / m.scale}, Figure{m.name + ".p95", m.unit, atCDF(m.v, 0.95) / m.scale},
-			Figure{m.name + ".p99", m.unit, atCDF(m.v, 0.99) / m.scale})
+		mean, sd, at := distribution(m.v)
+		f = append(f, Figure{m.name + ".mean", m.unit, mean / m.scale}, Figure{m.name + ".median", m.unit, at(0.5) / m.scale},
+			Figure{m.name + ".std_dev", m.unit, sd / m.scale}, Figure{m.name + ".p95", m.unit, at(0.95) / m.scale},
+			Figure{m.name + ".p99", m.unit, at(0.99) / m.scale})
 	}
 	return f
 }
 
-// atCDF is the smallest value whose cumulative share reaches p, without
-// interpolation: GuideLLM's percentiles.
-func atCDF(sorted []float64, p float64) float64 {
-	if len(sorted) == 0 {
-		return 0
+// A weighed is a value that counts w times.
+type weighed struct{ v, w float64 }
+
+func evenly(values []float64) []weighed {
+	out := make([]weighed, len(values))
+	for i, v := range values {
+		out[i] = weighed{v, 1}
 	}
-	return sorted[min(len(sorted)-1, max(0, int(math.Ceil(p*float64(len(sorted))-1e-9))-1))]
+	return out
+}
+
+// distribution is GuideLLM's DistributionSummary, which it sorts values for. at
+// is the smallest value whose cumulative share reaches p, without interpolation.
+func distribution(values []weighed) (mean, sd float64, at func(p float64) float64) {
+	slices.SortFunc(values, func(a, b weighed) int { return cmp.Compare(a.v, b.v) })
+	total := 0.0
+	for _, x := range values {
+		total += x.w
+		mean += x.v * x.w
+	}
+	if total == 0 {
+		return 0, 0, func(float64) float64 { return 0 }
+	}
+	mean /= total
+	for _, x := range values {
+		sd += (x.v - mean) * (x.v - mean) * x.w
+	}
+	return mean, math.Sqrt(sd / total), func(p float64) float64 {
+		sum := 0.0
+		for _, x := range values {
+			// Shares are summed, and not weights, so that rounding picks the
+			// value that it picks there.
+			if sum += x.w / total; sum >= p {
+				return x.v
+			}
+		}
+		return values[len(values)-1].v
+	}
 }

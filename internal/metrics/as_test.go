@@ -48,11 +48,12 @@ func TestAs(t *testing.T) {
 			"output_token_throughput": 11 / 3.079, "total_token_throughput": 311 / 3.079, "request_throughput": 3 / 3.079,
 			"request_count": 3, "error_request_count": 1, "benchmark_duration": 3.079,
 		},
-		// TPOT includes the first token; percentiles are values of the sample.
+		// TPOT includes the first token, and both it and ITL weigh requests by
+		// tokens; percentiles are values of the sample.
 		"guidellm": {
 			"request_latency.mean": (0.222 + 0.301 + 0.081) / 3, "time_to_first_token_ms.median": 102, "time_to_first_token_ms.p95": 300,
-			"inter_token_latency_ms.mean": (22 + 40./3) / 2, "inter_token_latency_ms.median": 40. / 3,
-			"time_per_output_token_ms.mean": (212./6 + 300 + 20) / 3, "time_per_output_token_ms.median": 212. / 6,
+			"inter_token_latency_ms.mean": (22*5 + 40.) / 8, "inter_token_latency_ms.median": 22, "inter_token_latency_ms.std_dev": math.Sqrt(15) / 8 * (22 - 40./3),
+			"time_per_output_token_ms.mean": (212 + 300 + 80) / 11., "time_per_output_token_ms.median": 212. / 6,
 			"requests_per_second.mean": 3 / 3.08, "output_tokens_per_second.mean": 11 / 3.08, "tokens_per_second.mean": 311 / 3.08,
 		},
 		// Requests/s counts the failed one; ITL is rounded to a nanosecond.

@@ -56,7 +56,7 @@ func openAIPerf(src io.Reader, name string, o *traceformat.OpenOptions) (tracefo
 	}
 	h := newResultHeader(aiperfName)
 	if a.local {
-		h.Extra[Lacks] += "; some lengths are those of the tool's own tokenizer and not of the server (--use-server-token-count)"
+		h.Extra[traceformat.Lacks] += "; some lengths are those of the tool's own tokenizer and not of the server (--use-server-token-count)"
 	}
 	return newReader(&shiftSource{sortedSource: sorted}, readerConfig{header: h, dated: true, params: p})
 }

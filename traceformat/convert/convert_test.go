@@ -29,7 +29,7 @@ func open(t testing.TB, format string, in []byte, params ...string) (traceformat
 
 // textFormats are the formats that are read as a stream.
 var textFormats = []traceformat.Format{
-	azureFormat, bailianFormat, burstGPTFormat, dynamoFormat, mooncakeFormat, vidurFormat, wekaFormat,
+	aiperfFormat, azureFormat, bailianFormat, burstGPTFormat, dynamoFormat, guidellmFormat, mooncakeFormat, vidurFormat, vllmBenchFormat, wekaFormat,
 }
 
 // readAll reads in and expects no error.

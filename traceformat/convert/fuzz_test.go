@@ -120,10 +120,18 @@ func FuzzDynamo(f *testing.F) { fuzzImporter(f, "dynamo", "dynamo.jsonl") }
 
 func FuzzWeka(f *testing.F) { fuzzImporter(f, "weka", "weka.json") }
 
+func FuzzVLLMBench(f *testing.F) {
+	fuzzImporter(f, "vllm-bench", "vllmbench.json", "vllmbench_chat.json")
+}
+
+func FuzzAIPerf(f *testing.F) { fuzzImporter(f, "aiperf", "aiperf.jsonl", "aiperf_summary.json") }
+
+func FuzzGuideLLM(f *testing.F) { fuzzImporter(f, "guidellm", "guidellm.json") }
+
 // FuzzDetect checks that detection neither panics nor lets two formats claim
 // one file.
 func FuzzDetect(f *testing.F) {
-	for _, name := range []string{"azure2023.csv", "burstgpt3.csv", "mooncake.jsonl", "bailian.jsonl", "vidur.csv", "weka.json", "dynamo.jsonl"} {
+	for _, name := range []string{"azure2023.csv", "burstgpt3.csv", "mooncake.jsonl", "bailian.jsonl", "vidur.csv", "weka.json", "dynamo.jsonl", "vllmbench.json", "aiperf.jsonl", "aiperf_summary.json", "guidellm.json"} {
 		f.Add(testdata(f, name))
 	}
 	f.Fuzz(func(t *testing.T, head []byte) {

@@ -19,10 +19,6 @@ import (
 	"reprise/traceformat"
 )
 
-// Lacks is the key of Header.Extra under which importers of other tools' result
-// files say what these do not hold, one clause after the other with "; " between.
-const Lacks = "convert.lacks"
-
 // What no result file of another load generator says.
 const (
 	lacksSchedule = "no schedule: time zero is when the tool began to send, so that a late client is not seen"
@@ -35,7 +31,7 @@ func newResultHeader(dialect string, lacks ...string) *traceformat.Header {
 	h := newHeader(dialect)
 	h.Origin.Vantage = "client"
 	h.Clock.Source = "monotonic"
-	h.Extra[Lacks] = strings.Join(append([]string{lacksSchedule, lacksDigests, lacksFinish}, lacks...), "; ")
+	h.Extra[traceformat.Lacks] = strings.Join(append([]string{lacksSchedule, lacksDigests, lacksFinish}, lacks...), "; ")
 	return h
 }
 

@@ -46,7 +46,7 @@ func openVLLMBench(src io.Reader, name string, o *traceformat.OpenOptions) (trac
 		h.Tokenizer = lastPart(v.tokenizer)
 	}
 	if v.chat() {
-		h.Extra[Lacks] += "; TTFT ends with the first event that has choices, which in a chat is a role and no token"
+		h.Extra[traceformat.Lacks] += "; TTFT ends with the first event that has choices, which in a chat is a role and no token"
 	}
 	sorted, err := sortSource(v, o)
 	if err != nil {
