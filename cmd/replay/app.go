@@ -24,7 +24,7 @@ goes to standard output.
 With several backends it is an A/B: --repeat runs of each, one after another in an order
 that no drift favours, then the comparison with the first one. DIR then holds plan.json, a
 folder of runs, report.txt, .md and .json; the same command with that DIR goes on
-where it was stopped. See docs/comparing.md.
+where it was stopped. See docs/ab.md.
 
 Examples:
   replay trace.parquet
