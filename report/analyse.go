@@ -101,6 +101,7 @@ func Analyse(ctx context.Context, name string, c Config) (*Analysis, error) {
 	if text := segments.warning(); text != "" {
 		a.Warnings = append(slices.Clip(a.Warnings), text)
 	}
+	a.Warnings = slices.Concat(a.Warnings, lackOf(r.Header().Extra[traceformat.Lacks]))
 	if m != nil {
 		hold(&a.Summary.Fidelity, m.Summary)
 	} else if why := r.Header().Partial; why != "" {

@@ -76,6 +76,7 @@ type RunFact struct {
 	Digest   string           `json:"plan_digest,omitempty"`
 	Summary  *metrics.Summary `json:"summary"`
 	manifest *Manifest
+	lacks    string
 }
 
 // A Metric is one figure of both sides. Durations are in ns.
@@ -270,7 +271,7 @@ func (c *Comparison) pair(ctx context.Context, i int, nameA, nameB string, conf 
 }
 
 func fact(r *run, s *metrics.Summary) RunFact {
-	f := RunFact{Name: r.name, Summary: s, manifest: r.manifest}
+	f := RunFact{Name: r.name, Summary: s, manifest: r.manifest, lacks: r.lacks}
 	if m := r.manifest; m != nil {
 		f.Backend, f.State, f.Digest = m.Server.Backend, m.State, m.Plan.Digest
 		if m.Stats != nil {
@@ -485,6 +486,9 @@ func (c *Comparison) doubts() {
 			}
 			if r.State == StatePartial || r.State == StateRunning {
 				c.warn("%s is %s: its last requests are missing", r.Name, r.State)
+			}
+			for _, what := range lackOf(r.lacks) {
+				c.warn("%s: %s", r.Name, what)
 			}
 		}
 	}

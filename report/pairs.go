@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"reprise/internal/metrics"
@@ -20,6 +21,7 @@ type run struct {
 	manifest *Manifest // nil of a capture
 	conf     metrics.Config
 	read     []traceformat.ReadOption
+	lacks    string // traceformat.Lacks of the header, known once rows were read
 }
 
 func openRun(name string, c Config) (*run, error) {
@@ -37,6 +39,15 @@ func openRun(name string, c Config) (*run, error) {
 	return r, nil
 }
 
+// lackOf says what the source of a trace that was imported does not hold, a
+// clause each.
+func lackOf(lacks string) []string {
+	if lacks == "" {
+		return nil
+	}
+	return strings.Split(lacks, "; ")
+}
+
 // rows visits every row.
 func (r *run) rows(ctx context.Context, visit func(row *traceformat.Row), opts ...traceformat.ReadOption) error {
 	rd, err := traceformat.Open(r.name, append(slices.Clone(r.read), opts...)...)
@@ -44,6 +55,7 @@ func (r *run) rows(ctx context.Context, visit func(row *traceformat.Row), opts .
 		return err
 	}
 	defer rd.Close()
+	r.lacks = rd.Header().Extra[traceformat.Lacks]
 	n := 0
 	for row, err := range rd.All() {
 		if n++; err == nil && n%checkEvery == 0 {

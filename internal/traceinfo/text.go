@@ -94,6 +94,11 @@ func (p *printer) header(h *traceformat.Header) {
 		p.fact("dropped", fmt.Sprintf("%s of %s seen", units.Count(d), units.Count(h.Rows.Seen)))
 	}
 	p.fact("partial", h.Partial)
+	if lacks := h.Extra[traceformat.Lacks]; lacks != "" {
+		for i, what := range strings.Split(lacks, "; ") {
+			p.fact([]string{"limits", ""}[min(i, 1)], what)
+		}
+	}
 }
 
 func (p *printer) traffic(in *Info) {
