@@ -1,8 +1,9 @@
 // Package convert reads and writes the public formats of LLM request traces:
 // the Azure LLM inference CSVs, BurstGPT, Mooncake, Qwen-Bailian, the session
 // files of kv-cache-tester (WEKA), Vidur, Baseten Parquet and the request
-// traces of Dynamo. FORMATS.md says for each which field becomes which column
-// and what to look out for.
+// traces of Dynamo; and it reads the result files of other load generators, vllm
+// bench serve, AIPerf and GuideLLM, as runs. FORMATS.md says for each which
+// field becomes which column and what to look out for.
 //
 // Importing the package registers its formats, so that [traceformat.Open]
 // reads them; [Export] writes five of them back. A row that is imported,
@@ -43,6 +44,7 @@
 //	            another size than 512
 //	sessions    kv-cache-tester: overlap (default) starts every session at 0,
 //	            a duration ("30s") starts each that much after the one before
+//	benchmark   GuideLLM: which of a file's benchmarks to read, from 0
 //
 // # Memory
 //
@@ -50,7 +52,8 @@
 // 10,000 rows ahead, one line of at most 16 MiB, the rows of one tick under
 // Dequantise, and a table of the conversations that were last active (about a
 // million). A conversation that comes back after a million others starts anew.
-// kv-cache-tester holds one session at a time. Formats whose files are not in
+// kv-cache-tester holds one session at a time, result files one request or list
+// item of at most 16 MiB. Formats whose files are not in
 // order of arrival are sorted on disk.
 package convert
 

@@ -17,8 +17,15 @@ import (
 // arrival where the format says so, and with an Extra that is JSON. Where the
 // format can be written, what is written reads back as the same rows.
 func fuzzImporter(f *testing.F, format string, seeds ...string) {
+	var inputs [][]byte
 	for _, s := range seeds {
-		in := testdata(f, s)
+		inputs = append(inputs, testdata(f, s))
+	}
+	fuzzInputs(f, format, inputs...)
+}
+
+func fuzzInputs(f *testing.F, format string, seeds ...[]byte) {
+	for _, in := range seeds {
 		f.Add(in, false)
 		f.Add(in[:len(in)/2], true)
 	}
@@ -120,13 +127,28 @@ func FuzzDynamo(f *testing.F) { fuzzImporter(f, "dynamo", "dynamo.jsonl") }
 
 func FuzzWeka(f *testing.F) { fuzzImporter(f, "weka", "weka.json") }
 
+// The result files in testdata are so long that mutating them gets nowhere.
 func FuzzVLLMBench(f *testing.F) {
-	fuzzImporter(f, "vllm-bench", "vllmbench.json", "vllmbench_chat.json")
+	fuzzInputs(f, "vllm-bench", []byte(`{"endpoint_type": "openai-chat", "model_id": "m", "tokenizer_id": "/m/t", "num_prompts": 3, "request_rate": Infinity}`),
+		[]byte(`{"backend":"openai","model_id":"m","tokenizer_id":"t","num_prompts":3,"input_lens":[16,8,1],"output_lens":[3,0,2],"ttfts":[0.5,0.0,1e-2],`+
+			`"itls":[[0.25,0.125],[],[0.5]],"latencies":[0.875,0.0,0.51],"start_times":[7.5,7.25,8],"queue_times":[0,0.1,0],`+
+			`"generated_texts":["a","","b"],"errors":["","Service Unavailable",""]}`))
 }
 
-func FuzzAIPerf(f *testing.F) { fuzzImporter(f, "aiperf", "aiperf.jsonl", "aiperf_summary.json") }
+func FuzzAIPerf(f *testing.F) {
+	lines := bytes.SplitAfter(testdata(f, "aiperf.jsonl"), []byte("\n"))
+	fuzzInputs(f, "aiperf", lines[4], []byte(`{"metadata":{"session_num":1,"turn_index":0,"request_start_ns":1795546011486823830,"request_end_ns":1795546011671957856,`+
+		`"benchmark_phase":"profiling","profiling_index":0},"metrics":{"request_latency":{"value":185.134026,"unit":"ms"},"time_to_first_token":{"value":50.5,"unit":"ms"},`+
+		`"output_sequence_length":{"value":3,"unit":"tokens"},"usage_completion_tokens":{"value":3,"unit":"tokens"},"inter_chunk_latency":{"value":[0.0,7.5],"unit":"ms"}}}`))
+}
 
-func FuzzGuideLLM(f *testing.F) { fuzzImporter(f, "guidellm", "guidellm.json") }
+func FuzzGuideLLM(f *testing.F) {
+	fuzzInputs(f, "guidellm", []byte(`{"metadata":{"guidellm_version":"0.8.1"},"config":{"spec":{"backend":{"model":"m","request_format":"/v1/completions"}}},`+
+		`"benchmarks":[{"scheduler_metrics":{"requests_made":{"total":3}},"requests":{"successful":[{"request_args":"{\"stream\":true,\"body\":{\"max_tokens\":3}}",`+
+		`"info":{"turn_index":0,"error":null,"timings":{"queued":3.5,"request_start":4.25,"first_request_iteration":4.5,"first_token_iteration":4.5,"last_token_iteration":5.125,`+
+		`"token_iterations":3,"request_end":5.5,"resolve_end":5.5,"targeted_start":4.0}},"response_metrics":{"queue_time_ms":2.5,"time_to_first_token_ms":7,"generation_time_ms":1},`+
+		`"prompt_tokens":144,"output_tokens":3,"cached_tokens":0}],"errored":[{"info":{"error":"ReadTimeout('')","timings":{"queued":3.25,"resolve_start":3.5,"resolve_end":9}}}],"incomplete":null}}]}`))
+}
 
 // FuzzDetect checks that detection neither panics nor lets two formats claim
 // one file.
