@@ -475,7 +475,9 @@ func (f *fitter) choose(ctx context.Context) error {
 	if err := f.beyond(ctx, l); err != nil {
 		return err
 	}
-	f.drift(l)
+	if err := f.drift(ctx, l); err != nil {
+		return err
+	}
 	if rows != nil {
 		if err := f.continueWith(ctx, rows); err != nil {
 			return err
@@ -979,6 +981,9 @@ func (f *fitter) trained(s *score.Sample, kind string, m *Model) *Model {
 	step.window, step.stride = p.Window, max(1, p.Stride)
 	t := f.arrivals(l, kind, &step)
 	t.Clients[0].Arrivals.Profile.Beyond = p.Beyond
+	if p.BeyondLevel != 0 {
+		t.Clients[0].Arrivals.Profile.BeyondLevel = driftLevel(s, l.client.Lengths)
+	}
 	t.Horizon = p.Window * float64(t.Clients[0].Arrivals.Profile.Windows)
 	return t
 }
@@ -1040,36 +1045,54 @@ func (f *fitter) beyond(ctx context.Context, l *learned) error {
 // drift carries the level of the prompts on past the end of a profile, where
 // that would have been nearer in the folds and in none of them further: some services drift over hours, and
 // the last third of a stretch then says more of the next one than all of it.
-func (f *fitter) drift(l *learned) {
+func (f *fitter) drift(ctx context.Context, l *learned) error {
 	a := &f.model.Clients[0].Arrivals
 	if a.Kind != ArrivalsProfile || l.client.Lengths == nil || l.client.Lengths.In == nil || f.groups != nil {
-		return
+		return nil
 	}
-	mean := func(s *score.Sample) float64 {
-		sum, n := 0.0, 0.0
-		for _, v := range s.In {
-			if v >= 0 {
-				sum, n = sum+float64(v), n+1
-			}
-		}
-		return sum / n
-	}
-	last := func(s *score.Sample) float64 { return mean(s.Slice(s.Horizon*2/3, s.Horizon)) }
 	var all, late float64
 	folds := f.folds()
 	for _, fold := range folds {
-		x, y := score.LogRatio(mean(fold[0]), mean(fold[1])), score.LogRatio(last(fold[0]), mean(fold[1]))
+		x, y := score.LogRatio(meanIn(fold[0]), meanIn(fold[1])), score.LogRatio(lastIn(fold[0]), meanIn(fold[1]))
 		if !(y < x+0.01) {
-			return
+			return nil
 		}
 		all, late = all+x, late+y
 	}
 	// Less than a twentieth is no drift worth a word.
 	if len(folds) < 3 || late > 0.9*all || all/float64(len(folds)) < 0.05 {
-		return
+		return nil
 	}
-	want := last(f.s) / mean(f.s)
-	q := l.client.Lengths.In.quantiler()
+	a.Profile.BeyondLevel = driftLevel(f.s, l.client.Lengths)
+	f.report.Warnings = append(f.report.Warnings, fmt.Sprintf("prompts drift: after its end the model goes on with the level of the last third, %.2f times the mean", lastIn(f.s)/meanIn(f.s)))
+	c := Candidate{Name: ArrivalsProfile + ", then " + a.Profile.Beyond + drifting}
+	if err := f.held(ctx, &c, "", func(s *score.Sample) *Model { return f.trained(s, ArrivalsProfile, f.model) }); err != nil {
+		return err
+	}
+	f.report.Candidates = append(f.report.Candidates, c)
+	return nil
+}
+
+// drifting is what the name of a candidate ends in whose prompts go on drifting.
+const drifting = ", drifting"
+
+func meanIn(s *score.Sample) float64 {
+	sum, n := 0.0, 0.0
+	for _, v := range s.In {
+		if v >= 0 {
+			sum, n = sum+float64(v), n+1
+		}
+	}
+	return sum / n
+}
+
+// lastIn is the mean prompt of the last third.
+func lastIn(s *score.Sample) float64 { return meanIn(s.Slice(s.Horizon*2/3, s.Horizon)) }
+
+// driftLevel is the BeyondLevel that gives prompts the mean of the last third.
+func driftLevel(s *score.Sample, lengths *Lengths) float64 {
+	want := lastIn(s) / meanIn(s)
+	q := lengths.In.quantiler()
 	at := func(power float64) float64 {
 		const steps = 2000
 		sum := 0.0
@@ -1079,8 +1102,7 @@ func (f *fitter) drift(l *learned) {
 		return sum
 	}
 	whole := at(1)
-	a.Profile.BeyondLevel = significant(bisect(0.1, 10, func(power float64) float64 { return at(power)/whole - want }), 4)
-	f.report.Warnings = append(f.report.Warnings, fmt.Sprintf("prompts drift: after its end the model goes on with the level of the last third, %.2f times the mean", want))
+	return significant(bisect(0.1, 10, func(power float64) float64 { return at(power)/whole - want }), 4)
 }
 
 // superpose tries a client of its own for each client key.

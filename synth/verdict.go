@@ -86,8 +86,11 @@ func (f *fitter) claimed(c *Candidate) []foldScores {
 		return c.folds
 	}
 	name := ArrivalsProfile + ", then " + p.Beyond
-	if p.Beyond == OrderRows {
+	switch {
+	case p.Beyond == OrderRows:
 		name = ArrivalsRows
+	case p.BeyondLevel != 0:
+		name += drifting
 	}
 	for i := range f.report.Candidates {
 		if k := &f.report.Candidates[i]; k.Name == name && k.Next != nil {

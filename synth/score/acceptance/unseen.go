@@ -54,6 +54,8 @@ func (c *claim) misses() []string {
 // over-claimed the worst outcome.
 func (c *claim) verdict() string {
 	switch {
+	case len(c.Figures) == 0:
+		return "not measured"
 	case len(c.misses()) == 0:
 		return "near"
 	case c.Fits:
@@ -221,7 +223,7 @@ func (o *options) claim(ctx context.Context, p stretch) (*claim, error) {
 	return c, nil
 }
 
-var claimOrder = []string{"prompts KS", "outputs KS", "TTFT KS 0.5", "TTFT p99 0.5", "TTFT KS 0.7", "TTFT p99 0.7", "TTFT KS 0.8", "TTFT p99 0.8",
+var claimOrder = []string{"gap KS", "IDC", "prompts KS", "outputs KS", "TTFT KS 0.5", "TTFT p99 0.5", "TTFT KS 0.7", "TTFT p99 0.7", "TTFT KS 0.8", "TTFT p99 0.8",
 	"hit curve mean", "hit curve max", "turns KS", "think KS"}
 
 // distances measures the second trace against the first. A floor compares queues
@@ -234,6 +236,14 @@ func distances(v values, real, other *score.Sample, queues, floor bool) {
 	}
 	ks("prompts KS", real.In, other.In)
 	ks("outputs KS", real.Out, other.Out)
+	if queues {
+		v.add("gap KS", score.GapKS(real, other))
+		worst, even := 0.0, other.AtRate(real.Rate())
+		for _, w := range scales {
+			worst = math.Max(worst, score.LogRatio(score.IDC(even, w), score.IDC(real, w)))
+		}
+		v.add("IDC", worst)
+	}
 	if queues && real.In != nil {
 		compare := score.CompareQueues
 		if floor {
@@ -262,6 +272,10 @@ func distances(v values, real, other *score.Sample, queues, floor bool) {
 // rows 17 to 19b where the floor allows, reuse as row 10.
 func claimLimit(name string, floor float64) limit {
 	switch {
+	case name == "gap KS":
+		return atMost(math.Max(0.10, 1.5*floor))
+	case name == "IDC":
+		return atMost(math.Max(0.40, 1.25*floor))
 	case strings.HasPrefix(name, "TTFT KS"):
 		high := 0.15
 		if strings.HasSuffix(name, "0.5") {
@@ -299,7 +313,7 @@ func (t *table) claimSummary() string {
 // claims prints the section as Markdown.
 func (t *table) claims(w io.Writer) {
 	fmt.Fprintf(w, "\nTraffic that no model and no tuning had seen. %s.\n\n", t.claimSummary())
-	fmt.Fprint(w, "| learnt from, then tested on | rows | fit | says it fits | prompts, outputs KS (limit) | TTFT KS, p99 ratio at 0.5 / 0.7 / 0.8 | turns out |\n|---|---:|---|---|---|---|---|\n")
+	fmt.Fprint(w, "| learnt from, then tested on | rows | fit | says it fits | \\|ln IDC\\| (limit) | prompts, outputs KS (limit) | TTFT KS, p99 ratio at 0.5 / 0.7 / 0.8 | turns out |\n|---|---:|---|---|---|---|---|---|\n")
 	for i := range t.Unseen {
 		c := &t.Unseen[i]
 		by := map[string]claimFigure{}
@@ -331,14 +345,14 @@ func (t *table) claims(w io.Writer) {
 		verdict := c.verdict()
 		var other []string
 		for _, m := range c.misses() {
-			if !strings.HasPrefix(m, "TTFT") && !strings.HasPrefix(m, "prompts") && !strings.HasPrefix(m, "outputs") {
+			if !strings.HasPrefix(m, "TTFT") && !strings.HasPrefix(m, "IDC") && !strings.HasPrefix(m, "prompts") && !strings.HasPrefix(m, "outputs") {
 				other = append(other, m)
 			}
 		}
 		if len(other) > 0 {
 			verdict += ": " + strings.Join(other, ", ")
 		}
-		fmt.Fprintf(w, "| %s | %d, %d | %s | %s | %s, %s | %s | %s |\n", c.Case, c.Rows[0], c.Rows[1], c.Chosen, says,
-			cell("prompts KS", true), cell("outputs KS", true), strings.Join(queues, " / "), verdict)
+		fmt.Fprintf(w, "| %s | %d, %d | %s | %s | %s | %s, %s | %s | %s |\n", c.Case, c.Rows[0], c.Rows[1], c.Chosen, says,
+			cell("IDC", true), cell("prompts KS", true), cell("outputs KS", true), strings.Join(queues, " / "), verdict)
 	}
 }
