@@ -111,12 +111,12 @@ type reply struct {
 }
 
 type choices struct {
-	n       int
-	index   int
-	text    []byte
-	other   bool
-	ids     traceformat.Opt[int32]
-	finish  finish
+	n      int
+	index  int
+	text   []byte
+	other  bool
+	ids    traceformat.Opt[int32]
+	finish finish
 }
 
 type finish struct{ reason, message []byte }
