@@ -15,9 +15,9 @@ import (
 
 const (
 	guidellmName = "guidellm"
-	// notSampled is the reason under which requests are counted that a result
-	// file leaves out (--sample-requests).
-	notSampled = "not_sampled"
+	// notListed is the reason under which requests are counted that GuideLLM says
+	// it sent and does not list.
+	notListed = "not_listed"
 )
 
 // Results of GuideLLM in JSON (benchmarks.json): one object with a list of
@@ -32,7 +32,7 @@ var guidellmFormat = traceformat.Format{
 var (
 	errGuideLLMYAML = errors.New("the file is GuideLLM's YAML, which cannot be read piece by piece: " +
 		"let GuideLLM write JSON (--output kind=json,path=benchmarks.json)")
-	errNoRequests = errors.New("the benchmark holds no requests: let GuideLLM keep them all (no --sample-requests)")
+	errNoRequests = errors.New("the benchmark holds no requests: give the JSON that GuideLLM wrote of the run, which lists them under requests")
 )
 
 func openGuideLLM(src io.Reader, name string, o *traceformat.OpenOptions) (traceformat.Reader, error) {
@@ -426,7 +426,7 @@ func (g *guidellm) server(row *traceformat.Row, r *guidellmRequest) error {
 
 func (g *guidellm) finish(h *traceformat.Header) {
 	if left := g.made - g.rows; left > 0 {
-		h.Rows.Dropped = map[string]int64{notSampled: left}
+		h.Rows.Dropped = map[string]int64{notListed: left}
 	}
 	finishText(h, nil, g.extra.dropped)
 }

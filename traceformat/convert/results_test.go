@@ -3,6 +3,7 @@ package convert
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -278,9 +279,7 @@ var resultFiles = map[string]string{
 // TestResultsAreDetected checks that one format claims each.
 func TestResultsAreDetected(t *testing.T) {
 	files := map[string]string{"aiperf_summary.json": "aiperf"}
-	for file, format := range resultFiles {
-		files[file] = format
-	}
+	maps.Copy(files, resultFiles)
 	for file, want := range files {
 		in := testdata(t, file)
 		for _, f := range textFormats {
