@@ -442,6 +442,7 @@ func (a *ab) open(ctx context.Context, source replay.Source) (*experiment.Folder
 		}
 		// A command may have been put right.
 		f.Plan.Cells = p.Cells
+		a.cache = f.Plan.Cache
 		return f, nil
 	case !errors.Is(err, os.ErrNotExist):
 		return nil, err
@@ -455,6 +456,8 @@ func (a *ab) open(ctx context.Context, source replay.Source) (*experiment.Folder
 	if err != nil {
 		return nil, err
 	}
+	p.Cache = a.chooseCache()
+	a.cache = p.Cache
 	p.Notes = append(p.Notes, a.cacheNotes()...)
 	return experiment.Create(a.output, p)
 }

@@ -140,7 +140,7 @@ func (a *ab) doubts(f *experiment.Folder) (out []string) {
 			out = append(out, fmt.Sprintf("%s did not send the prompts of %s: their tokens or words are others", r.Run, of))
 		}
 	}
-	return append(out, f.Plan.Notes...)
+	return out
 }
 
 // invalid says whether the client was the bottleneck of some run.
@@ -223,6 +223,9 @@ func (r *sequenceReport) renderText(w io.Writer) error {
 	for _, warning := range r.Warnings {
 		fmt.Fprintf(&b, "warning: %s\n", warning)
 	}
+	for _, note := range r.Plan.Notes {
+		fmt.Fprintf(&b, "note: %s\n", note)
+	}
 	for _, c := range r.Comparisons {
 		b.WriteString("\n")
 		if err := errors.Join(c.RenderText(&b), report.RenderChecks(&b, c.Gates)); err != nil {
@@ -242,7 +245,7 @@ func (r *sequenceReport) renderMarkdown(w io.Writer) error {
 			return err
 		}
 	}
-	for _, warning := range r.Warnings {
+	for _, warning := range slices.Concat(r.Warnings, r.Plan.Notes) {
 		if _, err := fmt.Fprintf(w, "- %s\n", report.Markdown(warning)); err != nil {
 			return err
 		}

@@ -67,7 +67,6 @@ func (a *ab) probe(ctx context.Context) error {
 			a.seen[e.url] = srv
 		}
 	}
-	a.chooseCache()
 	return nil
 }
 
@@ -112,23 +111,23 @@ func (a *ab) narrow(x, y experiment.Target) experiment.Target {
 	}
 }
 
-// chooseCache keeps runs apart in the cache of a server that stays up, where
-// that is possible and nothing else was asked for.
-func (a *ab) chooseCache() {
+// chooseCache keeps runs apart in the cache of servers that stay up, where that
+// is possible and nothing else was asked for. Empty is what the flags say.
+func (a *ab) chooseCache() string {
 	if a.c.IsSet("cache") || len(a.seen) == 0 {
-		return
+		return ""
 	}
 	for _, s := range a.seen {
 		if !s.info.Cache.Salt && !s.info.Cache.Off {
-			return
+			return ""
 		}
 	}
 	for _, cell := range a.cells {
 		if e := a.endpoints[cell.Name]; cell.Before != "" || e.embedded() {
-			return
+			return ""
 		}
 	}
-	a.cache = string(replay.CacheSalted)
+	return string(replay.CacheSalted)
 }
 
 // cacheNotes say what prefix caches do to the runs.

@@ -76,11 +76,11 @@ func hook(ctx context.Context, what, command, dir string, r Run, url string, tim
 	} else {
 		tail = nil
 	}
-	text := ""
+	var text strings.Builder
 	for line := range bytes.Lines(tail) {
-		text += "\n  | " + strings.TrimRight(strings.Map(printable, string(line)), " ")
+		text.WriteString("\n  | " + strings.TrimRight(strings.Map(printable, string(line)), " "))
 	}
-	return fmt.Errorf("%s of %s: %w%s", what, r.Cell, err, text)
+	return fmt.Errorf("%s of %s: %w%s", what, r.Cell, err, text.String())
 }
 
 func printable(c rune) rune {

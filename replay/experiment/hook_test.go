@@ -63,7 +63,7 @@ func TestHookIsKilledWithItsGroup(t *testing.T) {
 		if err != nil || len(strings.Fields(string(b))) != 2 {
 			t.Fatalf("%s: pids %q, %v", why, b, err)
 		}
-		for _, pid := range strings.Fields(string(b)) {
+		for pid := range strings.FieldsSeq(string(b)) {
 			n, err := strconv.Atoi(pid)
 			if err != nil {
 				t.Fatal(err)

@@ -67,8 +67,10 @@ type Plan struct {
 	Trace       string   `json:"trace"` // without its folder
 	// Work is the digest of the replay plan: what each run sends, and when.
 	// Target is what it was made for.
-	Work     string `json:"plan_digest"`
-	Target   Target `json:"target"`
+	Work   string `json:"plan_digest"`
+	Target Target `json:"target"`
+	// Cache is what the prefix caches are before each run, where no flag says so.
+	Cache    string `json:"cache,omitempty"`
 	Requests int64  `json:"requests_per_run"`
 	Repeats  int    `json:"repeats"`
 	Seed     uint64 `json:"seed"` // of the order too
