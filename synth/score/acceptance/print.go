@@ -99,7 +99,7 @@ func (t *table) text(w io.Writer) error {
 		return err
 	}
 	if len(t.Unseen) > 0 {
-		fmt.Fprintf(w, "\n%s\n\n", t.claimSummary())
+		fmt.Fprintf(w, "\nunseen traffic: %s\n\n", t.claimSummary())
 		tab := cli.Table{Head: []string{"learnt from, then tested on", "fit", "says it fits", "turns out", "misses"}}
 		for i := range t.Unseen {
 			c := &t.Unseen[i]

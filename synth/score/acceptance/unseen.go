@@ -14,8 +14,8 @@ import (
 	"reprise/synth/score"
 )
 
-// A claim is what a fit said of itself, and what it then did on traffic that
-// neither it nor its authors had tuned anything by: other stretches of the
+// A claim is what a fit said of itself, and what it then did on traffic that it
+// had not seen: other stretches of the
 // public traces, in other order; other services; other sessions; another prefix
 // structure.
 type claim struct {
@@ -306,13 +306,13 @@ func (t *table) claimSummary() string {
 		of += len(c.Figures)
 		kept += len(c.Figures) - len(c.misses())
 	}
-	return fmt.Sprintf("unseen traffic: %d of %d limits kept; of %d fits %d near, %d off and said so, %d over-claimed",
+	return fmt.Sprintf("%d of %d limits kept; of %d fits %d near, %d off and said so, %d over-claimed",
 		kept, of, len(t.Unseen), count["near"], count["off, and said so"], count["over-claimed"])
 }
 
 // claims prints the section as Markdown.
 func (t *table) claims(w io.Writer) {
-	fmt.Fprintf(w, "\nTraffic that no model and no tuning had seen. %s.\n\n", t.claimSummary())
+	fmt.Fprintf(w, "\nTraffic that the models had not seen: %s.\n\n", t.claimSummary())
 	fmt.Fprint(w, "| learnt from, then tested on | rows | fit | says it fits | \\|ln IDC\\| (limit) | prompts, outputs KS (limit) | TTFT KS, p99 ratio at 0.5 / 0.7 / 0.8 | turns out |\n|---|---:|---|---|---|---|---|---|\n")
 	for i := range t.Unseen {
 		c := &t.Unseen[i]
