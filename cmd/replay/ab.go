@@ -122,6 +122,7 @@ func playSequence(c *urfave.Context) error {
 		Folder: folder, Retries: c.Int("retries-runs"), HookTimeout: c.Duration("hook-timeout"), Say: a.say,
 		Ready:  a.ready,
 		Narrow: a.narrow,
+		Same:   func(x, y experiment.Target) (bool, error) { return a.same(source, x, y) },
 		Play: func(sctx context.Context, p experiment.Progress, dir string) error {
 			return a.playRun(sctx, ctx, p, dir)
 		},
@@ -334,9 +335,6 @@ func (a *ab) plan(source replay.Source, t replay.Target) (*experiment.Plan, erro
 		Requests: p.Rows, Repeats: a.c.Int("repeat"), Seed: a.options.Seed, Cells: a.cells,
 		RunTime: p.Span() + runOverhead, RunBytes: runBytes(p),
 	}
-	if t.Text {
-		x.Target.VocabSize, x.Target.MinID = 0, 0
-	}
 	if p.Waits() {
 		x.Notes = append(x.Notes, "sends wait for answers: the duration is a guess")
 	}
@@ -420,10 +418,7 @@ func (a *ab) open(ctx context.Context, source replay.Source) (*experiment.Folder
 	old, err := experiment.ReadPlan(a.output)
 	switch {
 	case err == nil:
-		p, err := a.plan(source, replay.Target{
-			MaxLen: old.Target.MaxLen, MaxPrompt: old.Target.MaxPrompt, VocabSize: old.Target.VocabSize, MinID: old.Target.MinID,
-			Text: old.Target.VocabSize == 0,
-		})
+		p, err := a.plan(source, planTarget(old.Target))
 		if err != nil {
 			return nil, err
 		}

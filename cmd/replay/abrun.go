@@ -72,11 +72,7 @@ func (a *ab) probe(ctx context.Context) error {
 
 func targetOf(s *server) experiment.Target {
 	t := s.target()
-	x := experiment.Target{MaxLen: t.MaxLen, MaxPrompt: t.MaxPrompt, VocabSize: t.VocabSize, MinID: t.MinID}
-	if t.Text {
-		x.VocabSize, x.MinID = 0, 0
-	}
-	return x
+	return experiment.Target{MaxLen: t.MaxLen, MaxPrompt: t.MaxPrompt, VocabSize: t.VocabSize, MinID: t.MinID}
 }
 
 // common is what all servers take that were asked, and the flags' word over it.
@@ -87,7 +83,7 @@ func (a *ab) common() replay.Target {
 		if !ok {
 			continue
 		}
-		u := replay.Target{MaxLen: x.MaxLen, MaxPrompt: x.MaxPrompt, VocabSize: x.VocabSize, MinID: x.MinID}
+		u := planTarget(x)
 		if t == nil {
 			t = &u
 		}
@@ -102,13 +98,33 @@ func (a *ab) common() replay.Target {
 
 // narrow returns what both can take. Flags have the last word.
 func (a *ab) narrow(x, y experiment.Target) experiment.Target {
-	t := replay.Target{MaxLen: x.MaxLen, MaxPrompt: x.MaxPrompt, VocabSize: x.VocabSize, MinID: x.MinID}.Common(
-		replay.Target{MaxLen: y.MaxLen, MaxPrompt: y.MaxPrompt, VocabSize: y.VocabSize, MinID: y.MinID})
+	t := planTarget(x).Common(planTarget(y))
 	o := &a.options
 	return experiment.Target{
 		MaxLen: cmp.Or(o.MaxLen, t.MaxLen), MaxPrompt: cmp.Or(o.MaxPrompt, t.MaxPrompt),
 		VocabSize: cmp.Or(o.VocabSize, t.VocabSize), MinID: cmp.Or(o.MinID, t.MinID),
 	}
+}
+
+// same says whether the requests planned for two targets are the same.
+func (a *ab) same(source replay.Source, x, y experiment.Target) (bool, error) {
+	if x.VocabSize != y.VocabSize || x.MinID != y.MinID {
+		return false, nil
+	}
+	var digests [2]string
+	for i, t := range []experiment.Target{x, y} {
+		p, err := replay.NewPlan(source, a.options, planTarget(t))
+		if err != nil {
+			return false, &experiment.FatalError{Err: explain(a.trace, err)}
+		}
+		digests[i] = p.Digest
+	}
+	return digests[0] == digests[1], nil
+}
+
+// planTarget is what a plan has to know.
+func planTarget(t experiment.Target) replay.Target {
+	return replay.Target{MaxLen: t.MaxLen, MaxPrompt: t.MaxPrompt, VocabSize: t.VocabSize, MinID: t.MinID}
 }
 
 // chooseCache keeps runs apart in the cache of servers that stay up, where that

@@ -24,6 +24,9 @@ type Sequence struct {
 	// Narrow, if set, returns what both targets can take. Runs that sent what the
 	// narrower one cannot are set aside and played again.
 	Narrow func(a, b Target) Target
+	// Same, if set, says whether the requests of two targets are the same after
+	// all: a smaller context matters only if something was longer.
+	Same func(a, b Target) (bool, error)
 	// Play plays one run into the directory dir, which may exist. It ends early
 	// if ctx does.
 	Play func(ctx context.Context, p Progress, dir string) error
@@ -204,7 +207,13 @@ func (s *Sequence) play(ctx context.Context, r *RunStatus, cell *Cell, p Progres
 // wider one.
 func (s *Sequence) replan(t Target, cell *Cell) error {
 	state := s.Folder.State
+	was := state.Target
 	state.Target = t
+	if s.Same != nil && state.Count(Finished) > 0 {
+		if same, err := s.Same(was, t); err != nil || same {
+			return errors.Join(err, s.save())
+		}
+	}
 	n := 0
 	for i := range state.Runs {
 		r := &state.Runs[i]
@@ -218,7 +227,7 @@ func (s *Sequence) replan(t Target, cell *Cell) error {
 		n++
 	}
 	if n > 0 {
-		s.Say("the server of %s takes less than those before it: %d finished runs sent what it cannot take, and are played again", cell.Name, n)
+		s.Say("the server of %s takes less than those before it: what was played so far (%d of %d runs) has what it cannot take, and is played again", cell.Name, n, len(state.Runs))
 	}
 	return s.save()
 }

@@ -286,6 +286,24 @@ func TestNarrowerTarget(t *testing.T) {
 	}
 }
 
+// A narrower target that changes no request plays nothing again.
+func TestNarrowerTargetOfTheSameRequests(t *testing.T) {
+	f := create(t, testPlan(2, "a", "b"))
+	second := f.Plan.Runs[1].Cell
+	p := newPlayer(t, f)
+	p.Ready = func(_ context.Context, c *Cell) (Target, []string, error) {
+		if c.Name == second {
+			return Target{MaxLen: 100}, nil, nil
+		}
+		return Target{MaxLen: 200}, nil, nil
+	}
+	p.Narrow = func(a, b Target) Target { a.MaxLen = min(a.MaxLen, b.MaxLen); return a }
+	p.Same = func(a, b Target) (bool, error) { return true, nil }
+	if err := p.run(); err != nil || !slices.Equal(p.played, names(f.Plan)) || f.State.Target.MaxLen != 100 {
+		t.Errorf("played %v for %+v, %v", p.played, f.State.Target, err)
+	}
+}
+
 // An interrupt keeps what there is of a run, and the hook after it is run.
 func TestInterrupt(t *testing.T) {
 	plan := testPlan(2, "a", "b")
