@@ -19,6 +19,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -208,11 +209,9 @@ func TestAgentDies(t *testing.T) {
 		t.Helper()
 		for start := time.Now(); ; time.Sleep(10 * time.Millisecond) {
 			mu.Lock()
-			for _, s := range all {
-				if is(s) {
-					mu.Unlock()
-					return
-				}
+			if slices.ContainsFunc(all, is) {
+				mu.Unlock()
+				return
 			}
 			mu.Unlock()
 			if time.Since(start) > 30*time.Second {
