@@ -244,15 +244,9 @@ func (c *Comparison) RenderMarkdown(w io.Writer, checks []Check) error {
 		line("**Invalid:** a run did not do what its trace says.")
 		line("")
 	}
-	for _, k := range checks {
-		mark := "pass"
-		switch {
-		case k.Failed:
-			mark = "**fail**"
-		case k.Unknown:
-			mark = "unknown"
-		}
-		line("- %s: `%s`: %s", mark, strings.ReplaceAll(k.Gate, "`", "'"), markdown(k.Text))
+	for i := range checks {
+		k := &checks[i]
+		line("- %s: `%s`: %s", k.mark("**fail**"), strings.ReplaceAll(k.Gate, "`", "'"), markdown(k.Text))
 	}
 	if len(checks) > 0 {
 		line("")

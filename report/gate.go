@@ -129,17 +129,22 @@ func signedPercent(x float64) string {
 	return "-" + units.Percent(-x)
 }
 
+// mark says in a word what became of a gate.
+func (k *Check) mark(failed string) string {
+	switch {
+	case k.Failed:
+		return failed
+	case k.Unknown:
+		return "unknown"
+	}
+	return "pass"
+}
+
 // RenderChecks writes checks for a terminal, a line each.
 func RenderChecks(w io.Writer, checks []Check) error {
-	for _, k := range checks {
-		mark := "pass"
-		switch {
-		case k.Failed:
-			mark = "FAIL"
-		case k.Unknown:
-			mark = "unknown"
-		}
-		if _, err := fmt.Fprintf(w, "%s  %s: %s\n", mark, k.Gate, k.Text); err != nil {
+	for i := range checks {
+		k := &checks[i]
+		if _, err := fmt.Fprintf(w, "%s  %s: %s\n", k.mark("FAIL"), k.Gate, k.Text); err != nil {
 			return err
 		}
 	}

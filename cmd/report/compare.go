@@ -54,9 +54,9 @@ error, 3 if a run of either side is invalid, 130 if interrupted.`,
 			&ucli.BoolFlag{Name: "keep-unequal", Usage: "compare requests too whose prompt or token counts differ"},
 			&ucli.Uint64Flag{Name: "seed", Value: 1, Usage: "of the bootstrap"},
 			&ucli.StringFlag{Name: "format", Usage: "source `FORMAT` of traces", DefaultText: "detected"},
-			jsonFlag(),
+			cli.JSONFlag(),
 		},
-		Action: action(compare),
+		Action: cli.Action(compare),
 	}
 }
 
@@ -145,19 +145,7 @@ func writeComparison(ctx context.Context, c *ucli.Context, cmp *report.Compariso
 	if err := cmp.RenderText(c.App.Writer); err != nil {
 		return err
 	}
-	for _, k := range checks {
-		mark := "pass"
-		switch {
-		case k.Failed:
-			mark = "FAIL"
-		case k.Unknown:
-			mark = "unknown"
-		}
-		if _, err := io.WriteString(c.App.Writer, mark+"  "+k.Gate+": "+k.Text+"\n"); err != nil {
-			return err
-		}
-	}
-	return nil
+	return report.RenderChecks(c.App.Writer, checks)
 }
 
 // side reads NAME=RUN,RUN. A file whose name holds "=" is written ./a=b.
