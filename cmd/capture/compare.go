@@ -45,9 +45,9 @@ usage error, 130 if interrupted.`,
 			&ucli.DurationFlag{Name: "max-arrival", Usage: "fail if arrivals differ by more at p99"},
 			&ucli.DurationFlag{Name: "max-ttft", Usage: "fail if TTFT differs by more at p99"},
 			&ucli.Float64Flag{Name: "min-aborts", Usage: "fail if they agree on aborts for less than this `SHARE` of the requests"},
-			jsonFlag(),
+			cli.JSONFlag(),
 		},
-		Action: action(compare),
+		Action: cli.Action(compare),
 	}
 }
 

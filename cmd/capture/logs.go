@@ -19,6 +19,7 @@ import (
 	"reprise/capture"
 	"reprise/capture/proxylog"
 	"reprise/internal/cli"
+	"reprise/internal/traceout"
 	"reprise/internal/units"
 	"reprise/traceformat"
 )
@@ -67,7 +68,7 @@ Examples:
 			&ucli.BoolFlag{Name: "follow", Usage: "go on reading as the logs grow and are rotated, until interrupted"},
 			&ucli.BoolFlag{Name: "explain", Usage: "say what the logs can know, and read no more"},
 		), "tokenizer", "block-bytes", "block-tokens", "session-header", "request-id-header", "retry-window", "memory", "max-body"),
-		Action: action(captureLogs),
+		Action: cli.Action(captureLogs),
 	}
 }
 
@@ -242,27 +243,20 @@ func follow(ctx context.Context, c *ucli.Context, im *proxylog.Import, ro captur
 // importLogs reads logs that have an end, in one pass: rows are sorted on their
 // way into the file, and nothing is left behind where that fails.
 func importLogs(ctx context.Context, c *ucli.Context, im *proxylog.Import, ro capture.Options, share float64) error {
-	name := c.String("output")
+	name, err := traceout.NativeTarget(c)
+	if err != nil {
+		return err
+	}
 	path := name
-	switch {
-	case name == "":
-		return cli.Usagef("-o FILE, or -o - for standard output", "logs: where to?")
-	case name == "-" && cli.IsTerminal(c.App.Writer):
-		return cli.Usagef("-o FILE, or pipe it into another command", "Parquet is not for a terminal")
-	case name == "-":
+	if name == "-" {
 		dir, err := os.MkdirTemp("", "reprise-")
 		if err != nil {
 			return err
 		}
 		defer os.RemoveAll(dir)
 		path = filepath.Join(dir, "trace.parquet")
-	default:
-		if err := checkOutput(name, c.Bool("force")); err != nil {
-			return err
-		}
 	}
 	s := &logStream{ctx: ctx, im: im, share: share}
-	var err error
 	if s.rec, err = capture.NewRecorder(s, ro); err != nil {
 		return &cli.Error{Code: cli.Usage, Err: err}
 	}
@@ -276,7 +270,7 @@ func importLogs(ctx context.Context, c *ucli.Context, im *proxylog.Import, ro ca
 	}
 	if err != nil {
 		if errors.Is(err, fs.ErrExist) {
-			return cli.Usagef("--force replaces it", "%s exists", name)
+			return traceout.ErrExists(name)
 		}
 		return logError(err)
 	}

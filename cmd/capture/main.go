@@ -3,12 +3,9 @@
 package main
 
 import (
-	"context"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -53,19 +50,6 @@ interrupted.`,
 		Commands: list,
 	}
 }
-
-// action runs f under a context that the first Ctrl-C ends. A second one kills
-// the program, which then leaves its journal behind.
-func action(f func(context.Context, *ucli.Context) error) ucli.ActionFunc {
-	return func(c *ucli.Context) error {
-		ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM)
-		defer stop()
-		context.AfterFunc(ctx, stop)
-		return f(ctx, c)
-	}
-}
-
-func jsonFlag() ucli.Flag { return &ucli.BoolFlag{Name: "json", Usage: "print JSON"} }
 
 // words is a list for a message.
 func words(list []string) string { return strings.Join(list, ", ") }

@@ -16,6 +16,7 @@ import (
 	"reprise/capture"
 	"reprise/internal/cli"
 	"reprise/internal/tokenizer"
+	"reprise/internal/traceout"
 	"reprise/internal/units"
 	"reprise/traceformat"
 )
@@ -37,7 +38,7 @@ func captureFlags(more ...ucli.Flag) []ucli.Flag {
 		&ucli.DurationFlag{Name: "retry-window", Value: capture.DefaultRetryWindow, Usage: "how long after a refused attempt the same request counts as its retry; 0: never"},
 		&ucli.StringFlag{Name: "memory", Value: units.Bytes(capture.DefaultMemory), Usage: "most `SIZE` of memory for requests and answers under way"},
 		&ucli.StringFlag{Name: "max-body", Value: units.Bytes(capture.DefaultMaxBody), Usage: "most `SIZE` of one body that is looked at"},
-		jsonFlag(),
+		cli.JSONFlag(),
 	)
 }
 
@@ -134,25 +135,18 @@ type output struct {
 // openOutput starts the recording that the flags ask for. The journal that a
 // killed capture left at the same place is saved first.
 func openOutput(c *ucli.Context, o capture.Options) (_ *output, err error) {
-	name := c.String("output")
+	name, err := traceout.NativeTarget(c)
+	if err != nil {
+		return nil, err
+	}
 	out := &output{c: c, name: name, path: name}
-	switch {
-	case name == "":
-		return nil, cli.Usagef("-o FILE, or -o - for standard output", "%s: where to?", c.Command.Name)
-	case name == "-" && cli.IsTerminal(c.App.Writer):
-		return nil, cli.Usagef("-o FILE, or pipe it into another command", "Parquet is not for a terminal")
-	case name == "-":
+	if name == "-" {
 		if out.temp, err = os.MkdirTemp("", "reprise-"); err != nil {
 			return nil, err
 		}
 		out.path = filepath.Join(out.temp, "trace.parquet")
-	default:
-		if err := checkOutput(name, c.Bool("force")); err != nil {
-			return nil, err
-		}
-		if err := recoverJournal(c.App.ErrWriter, name); err != nil {
-			return nil, err
-		}
+	} else if err := recoverJournal(c.App.ErrWriter, name); err != nil {
+		return nil, err
 	}
 	defer func() {
 		if err != nil {
@@ -168,32 +162,6 @@ func openOutput(c *ucli.Context, o capture.Options) (_ *output, err error) {
 	}
 	// What a crash leaves behind should say whose it is.
 	return out, out.journal.SetHeader(out.Header())
-}
-
-// checkOutput reports why a trace cannot be written at name.
-func checkOutput(name string, force bool) error {
-	for _, ext := range []string{".csv", ".json", ".jsonl", ".gz", ".zst"} {
-		if strings.HasSuffix(name, ext) {
-			return cli.Usagef("trace export --to NAME writes other formats", "%s: capture writes Parquet", name)
-		}
-	}
-	info, err := os.Lstat(name)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		if _, err := os.Stat(filepath.Dir(name)); err != nil {
-			return cli.Usagef("", "%s: no such folder", filepath.Dir(name))
-		}
-		return nil
-	case err != nil:
-		return err
-	case info.IsDir():
-		return cli.Usagef("name a file in it", "%s is a directory", name)
-	case !force:
-		return cli.Usagef("--force replaces it", "%s exists", name)
-	case !info.Mode().IsRegular() && info.Mode()&fs.ModeSymlink == 0:
-		return cli.Usagef("", "%s is not a regular file", name)
-	}
-	return nil
 }
 
 // recoverJournal saves what a capture that was killed has left at name, beside

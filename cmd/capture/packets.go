@@ -56,7 +56,7 @@ Examples:
 			&ucli.BoolFlag{Name: "strict", Usage: "fail if the kernel dropped packets"},
 			&ucli.DurationFlag{Name: "duration", Usage: "end a capture from an interface after `DURATION`", DefaultText: "when interrupted"},
 		),
-		Action: action(capturePackets),
+		Action: cli.Action(capturePackets),
 	}
 }
 

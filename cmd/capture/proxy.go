@@ -72,12 +72,11 @@ Examples:
 			&ucli.StringFlag{Name: "roll-size", Usage: "go on in a new file when the journal has reached `SIZE`", DefaultText: "never"},
 			&ucli.StringFlag{Name: "queue-memory", Value: "64MiB", Usage: "most `SIZE` of traffic on its way to the recorder; beyond it records are dropped"},
 		}, without(captureFlags(), "force", "json")...),
-		// The signals of a service mean other things than those of a command.
-		Action: func(c *ucli.Context) error { return runProxy(c) },
+		Action: cli.Action(runProxy),
 	}
 }
 
-func runProxy(c *ucli.Context) error {
+func runProxy(ctx context.Context, c *ucli.Context) error {
 	if c.NArg() > 0 {
 		return cli.Usagef("capture proxy --help", "proxy takes no arguments")
 	}
@@ -89,10 +88,7 @@ func runProxy(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	// Signals count from here on: an early SIGHUP must not end the process.
-	ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop) // a second one kills
+	// From here on: an early SIGHUP must not end the process.
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)

@@ -8,11 +8,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"runtime/debug"
 	"strings"
-	"syscall"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -53,9 +51,9 @@ partial, 130 if interrupted.`,
 			htmlFlag(),
 			&ucli.StringFlag{Name: "markdown", Usage: "write the figures to `FILE` as Markdown, - for standard output"},
 			&ucli.StringFlag{Name: "csv", Usage: "write the figures to `FILE` as CSV, one a row, - for standard output"},
-			jsonFlag(),
+			cli.JSONFlag(),
 		},
-		Action:   action(show),
+		Action:   cli.Action(show),
 		Commands: []*ucli.Command{mergeCommand(), compareCommand(), serveCommand()},
 	}
 }
@@ -86,21 +84,9 @@ usage error, 3 if the joined run is invalid or partial, 130 if interrupted.`,
 			&ucli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "run `DIR` to write"},
 			&ucli.BoolFlag{Name: "force", Usage: "replace the run that is in DIR"},
 			&ucli.BoolFlag{Name: "partial", Usage: "go without missing shards: what they would have sent counts as never sent"},
-			jsonFlag(),
+			cli.JSONFlag(),
 		},
-		Action: action(merge),
-	}
-}
-
-func jsonFlag() ucli.Flag { return &ucli.BoolFlag{Name: "json", Usage: "print JSON"} }
-
-// action runs f under a context that the first Ctrl-C ends.
-func action(f func(context.Context, *ucli.Context) error) ucli.ActionFunc {
-	return func(c *ucli.Context) error {
-		ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM)
-		defer stop()
-		context.AfterFunc(ctx, stop)
-		return f(ctx, c)
+		Action: cli.Action(merge),
 	}
 }
 

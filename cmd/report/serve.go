@@ -33,7 +33,7 @@ It ends with Ctrl-C. Exit status is 0 then, 1 if it cannot listen or DIR cannot 
 		Flags: []ucli.Flag{
 			&ucli.StringFlag{Name: "listen", Value: "127.0.0.1:8377", Usage: "`ADDR`ess and port; port 0 takes any"},
 		},
-		Action: action(serve),
+		Action: cli.Action(serve),
 	}
 }
 

@@ -50,9 +50,9 @@ Exit status is 0 if done, 1 if it failed, 2 for a usage error, 130 if interrupte
 			&ucli.Float64Flag{Name: "rate", Usage: "`N` requests (or sessions) a second, where the trace does not say"},
 			&ucli.DurationFlag{Name: "first", Usage: "of a folder of ServeGen's clients, take the first `TIME` alone"},
 			&ucli.Uint64Flag{Name: "seed", Value: 1, Usage: "`N` that the fit's own draws come from"},
-			jsonFlag,
+			cli.JSONFlag(),
 		}, readFlags()...),
-		Action: action(fit),
+		Action: cli.Action(fit),
 	}
 }
 
@@ -97,15 +97,20 @@ func fit(ctx context.Context, c *ucli.Context) error {
 	if err := writeModel(c, out, m); err != nil {
 		return err
 	}
-	// The model takes standard output where it was sent there.
-	w := c.App.Writer
-	if out == "-" {
-		w = c.App.ErrWriter
-	}
+	w := reportWriter(c, out)
 	if c.Bool("json") {
 		return cli.WriteJSON(w, report)
 	}
 	return writeFit(w, m, report)
+}
+
+// reportWriter is where a report goes: the model takes standard output where it
+// was sent there.
+func reportWriter(c *ucli.Context, out string) io.Writer {
+	if out == "-" {
+		return c.App.ErrWriter
+	}
+	return c.App.Writer
 }
 
 // fitServeGen takes over the clients of a folder of ServeGen, which are fits
@@ -118,10 +123,7 @@ func fitServeGen(c *ucli.Context, out, dir string, o synth.FitOptions) error {
 	if err := writeModel(c, out, m); err != nil {
 		return err
 	}
-	w := c.App.Writer
-	if out == "-" {
-		w = c.App.ErrWriter
-	}
+	w := reportWriter(c, out)
 	if c.Bool("json") {
 		return cli.WriteJSON(w, listed(m.Name, m))
 	}

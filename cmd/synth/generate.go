@@ -64,7 +64,7 @@ Exit status is 0 if done, 1 if it failed, 2 for a usage error, 130 if interrupte
 			&ucli.Float64Flag{Name: "bursts", Value: 1, Usage: "`N` times the deviations of the rate from its mean"},
 			&ucli.StringFlag{Name: "save-model", Usage: "also write the model that was made of the flags to `FILE`"},
 		}, specFlags()...),
-		Action: action(generate),
+		Action: cli.Action(generate),
 	}
 }
 
@@ -102,18 +102,7 @@ func generate(ctx context.Context, c *ucli.Context) error {
 	h := g.Header().Clone()
 	h.Origin.Version = cli.Version()
 	return traceout.Write(c, out, h, func(w *traceformat.Writer, p *traceout.Progress) error {
-		for row, err := range g.All() {
-			if err != nil {
-				return err
-			}
-			if err := p.Row(ctx); err != nil {
-				return err
-			}
-			if err := w.Write(row); err != nil {
-				return err
-			}
-		}
-		return nil
+		return traceout.Copy(ctx, w, g.All(), p)
 	})
 }
 

@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -44,18 +42,6 @@ Exit status is 0 if done, 1 if it failed or a score misses a limit, 2 for a usag
 		Commands: []*ucli.Command{fitCommand(), generateCommand(), scoreCommand(), modelsCommand()},
 	}
 }
-
-// action runs f under a context that the first Ctrl-C ends.
-func action(f func(context.Context, *ucli.Context) error) ucli.ActionFunc {
-	return func(c *ucli.Context) error {
-		ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM)
-		defer stop()
-		context.AfterFunc(ctx, stop)
-		return f(ctx, c)
-	}
-}
-
-var jsonFlag = &ucli.BoolFlag{Name: "json", Usage: "print JSON"}
 
 // readFlags say how to read a trace.
 func readFlags() []ucli.Flag {

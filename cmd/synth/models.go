@@ -30,8 +30,8 @@ Examples:
   synth models
   synth models azure-conv
   replay model:azure-conv --duration 5m`,
-		Flags:  []ucli.Flag{jsonFlag},
-		Action: action(models),
+		Flags:  []ucli.Flag{cli.JSONFlag()},
+		Action: cli.Action(models),
 	}
 }
 

@@ -45,9 +45,9 @@ Exit status is 0 if every limit is kept, 1 if one is not or it failed, 2 for a u
 			&ucli.StringFlag{Name: "html", Usage: "write table and pictures to `FILE`"},
 			&ucli.StringFlag{Name: "svg", Usage: "write each picture to `DIR`"},
 			&ucli.BoolFlag{Name: "force", Usage: "replace the files of --html and --svg if they exist"},
-			jsonFlag,
+			cli.JSONFlag(),
 		}, readFlags()...),
-		Action: action(scoreModel),
+		Action: cli.Action(scoreModel),
 	}
 }
 

@@ -42,7 +42,7 @@ Examples:
 			&ucli.BoolFlag{Name: "omit-blocks", Usage: "leave block ids out, where the format has others or the trace none"},
 			&ucli.BoolFlag{Name: "skip-incomplete", Usage: "leave out rows that lack what the format needs"},
 		}, writeFlags()...), readFlags()...),
-		Action: action(export),
+		Action: cli.Action(export),
 	}
 }
 
@@ -151,7 +151,7 @@ Examples:
   trace convert sessions/*.json -o agents.parquet
   trace convert BurstGPT_3.csv.gz --lengths incremental -o burst.parquet`,
 		Flags:  append(writeFlags(), readFlags()...),
-		Action: action(joinTraces),
+		Action: cli.Action(joinTraces),
 	}
 }
 
@@ -169,7 +169,7 @@ Examples:
   trace merge shard-0.parquet shard-1.parquet -o day.parquet
   trace merge chat.parquet agents.parquet -o mixed.parquet`,
 		Flags:  append(writeFlags(), readFlags()...),
-		Action: action(joinTraces),
+		Action: cli.Action(joinTraces),
 	}
 }
 
@@ -193,16 +193,8 @@ func joinTraces(ctx context.Context, c *ucli.Context) error {
 	defer r.Close()
 	program := "trace " + c.Command.Name
 	return traceout.Write(c, name, written(r.Header(), program), func(w *traceformat.Writer, p *traceout.Progress) error {
-		for row, err := range r.All() {
-			if err != nil {
-				return err
-			}
-			if err := p.Row(ctx); err != nil {
-				return err
-			}
-			if err := w.Write(row); err != nil {
-				return err
-			}
+		if err := traceout.Copy(ctx, w, r.All(), p); err != nil {
+			return err
 		}
 		*w.Header() = *written(r.Header(), program)
 		return nil

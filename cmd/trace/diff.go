@@ -50,8 +50,8 @@ differ or cannot be read, 2 for a usage error, 130 if interrupted.`,
 			&ucli.StringFlag{Name: "html", Usage: "with --workload, write table and pictures to `FILE`"},
 			&ucli.StringFlag{Name: "svg", Usage: "with --workload, write each picture to `DIR`"},
 			&ucli.BoolFlag{Name: "force", Usage: "replace the files of --html and --svg if they exist"},
-			jsonFlag),
-		Action: action(func(ctx context.Context, c *ucli.Context) error {
+			cli.JSONFlag()),
+		Action: cli.Action(func(ctx context.Context, c *ucli.Context) error {
 			names, err := arguments(c, 2, 2)
 			if err != nil {
 				return err

@@ -87,8 +87,8 @@ usage error, 130 if interrupted.`,
 		Flags: append(traceoutFlags(),
 			&ucli.StringFlag{Name: "registry", Usage: "take names and addresses from `FILE`"},
 			&ucli.DurationFlag{Name: "timeout", Value: time.Minute, Usage: "give up when nothing arrives for this `TIME`"},
-			jsonFlag),
-		Action: action(fetch),
+			cli.JSONFlag()),
+		Action: cli.Action(fetch),
 	}
 }
 

@@ -37,8 +37,8 @@ Examples:
 		Flags: append(readFlags(),
 			&ucli.IntFlag{Name: "n", Value: 10, Usage: "print `N` rows, 0 for all"},
 			&ucli.StringFlag{Name: "columns", Usage: "print these `NAMES`, comma-separated"},
-			jsonFlag),
-		Action: action(head),
+			cli.JSONFlag()),
+		Action: cli.Action(head),
 	}
 }
 

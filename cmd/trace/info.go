@@ -27,8 +27,8 @@ Examples:
   trace info trace.parquet
   trace info conversation_trace.jsonl.gz --json
   zcat trace.csv.gz | trace info -`,
-		Flags: append(readFlags(), jsonFlag),
-		Action: action(func(ctx context.Context, c *ucli.Context) error {
+		Flags: append(readFlags(), cli.JSONFlag()),
+		Action: cli.Action(func(ctx context.Context, c *ucli.Context) error {
 			names, err := arguments(c, 1, 1)
 			if err != nil {
 				return err

@@ -3,14 +3,11 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -67,17 +64,6 @@ func wrapNames(names []string) string {
 	return strings.Join(append(lines, line), "\n               ")
 }
 
-// action runs f under a context that the first Ctrl-C ends. A second one kills
-// the program, which then leaves its temporary file behind.
-func action(f func(context.Context, *ucli.Context) error) ucli.ActionFunc {
-	return func(c *ucli.Context) error {
-		ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM)
-		defer stop()
-		context.AfterFunc(ctx, stop)
-		return f(ctx, c)
-	}
-}
-
 // readFlags say how to read a trace.
 func readFlags() []ucli.Flag {
 	return []ucli.Flag{
@@ -95,8 +81,6 @@ func writeFlags() []ucli.Flag {
 		&ucli.BoolFlag{Name: "force", Usage: "replace FILE if it exists"},
 	}
 }
-
-var jsonFlag = &ucli.BoolFlag{Name: "json", Usage: "print JSON"}
 
 // readOptions turns readFlags into options.
 func readOptions(c *ucli.Context) ([]traceformat.ReadOption, error) {

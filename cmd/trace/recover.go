@@ -35,9 +35,9 @@ Examples:
 		Flags: []ucli.Flag{
 			&ucli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write to `FILE` (the name of the journal without .journal)"},
 			&ucli.BoolFlag{Name: "force", Usage: "replace FILE if it exists"},
-			jsonFlag,
+			cli.JSONFlag(),
 		},
-		Action: action(recoverTrace),
+		Action: cli.Action(recoverTrace),
 	}
 }
 

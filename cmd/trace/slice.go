@@ -45,7 +45,7 @@ Examples:
 			&ucli.StringFlag{Name: "by", Value: "session", Usage: "take the share by `UNIT`: session or client"},
 			&ucli.Uint64Flag{Name: "seed", Usage: "choose another share with `N`"},
 		}, writeFlags()...), readFlags()...),
-		Action: action(slice),
+		Action: cli.Action(slice),
 	}
 }
 

@@ -30,7 +30,7 @@ Exit status is 0 if the trace is valid, 1 if it is not or cannot be read, 2 for 
 error, 130 if interrupted.`,
 		Flags: append(readFlags(),
 			&ucli.IntFlag{Name: "n", Value: 1000, Usage: "print the first `N` violations, 0 for all"},
-			jsonFlag),
+			cli.JSONFlag()),
 		// Nothing is written that an interrupt could leave behind, so that it may
 		// end the program as it does by default.
 		Action: validate,

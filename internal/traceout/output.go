@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"strings"
@@ -122,6 +123,22 @@ func Write(c *ucli.Context, name string, h *traceformat.Header, fill func(*trace
 		}
 	}
 	return p.Done(n, path, name)
+}
+
+// Copy writes every row, as fill of Write does that changes none.
+func Copy(ctx context.Context, w *traceformat.Writer, rows iter.Seq2[*traceformat.Row, error], p *Progress) error {
+	for row, err := range rows {
+		if err != nil {
+			return err
+		}
+		if err := p.Row(ctx); err != nil {
+			return err
+		}
+		if err := w.Write(row); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // A Progress line is shown on a terminal while rows are written.
