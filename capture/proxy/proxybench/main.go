@@ -32,6 +32,7 @@ import (
 	"time"
 
 	"reprise/internal/clock"
+	"reprise/internal/cores"
 	"reprise/internal/wire"
 )
 
@@ -147,7 +148,7 @@ func started(name string, cmd *exec.Cmd, core int, addr string) (*process, error
 		if err != nil {
 			return nil, err
 		}
-		if err := startOn(cmd, core); err != nil {
+		if err := cores.Start(cmd, core); err != nil {
 			return nil, err
 		}
 		line, err := bufio.NewReader(out).ReadString('\n')
@@ -156,7 +157,7 @@ func started(name string, cmd *exec.Cmd, core int, addr string) (*process, error
 		}
 		p.url = "http://" + strings.TrimPrefix(strings.TrimSpace(line), "http://")
 	} else {
-		if err := startOn(cmd, core); err != nil {
+		if err := cores.Start(cmd, core); err != nil {
 			return nil, err
 		}
 		for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {

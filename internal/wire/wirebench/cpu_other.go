@@ -2,12 +2,7 @@
 
 package main
 
-import (
-	"errors"
-	"os/exec"
-	"time"
-)
+import "time"
 
-func startOn(*exec.Cmd, int) error { return errors.New("cores can be chosen on Linux only") }
-func cpuTime() time.Duration       { return 0 }
-func maxRSS() int64                { return 0 }
+func cpuTime() time.Duration { return 0 }
+func maxRSS() int64          { return 0 }

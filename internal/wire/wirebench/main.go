@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"reprise/internal/clock"
+	"reprise/internal/cores"
 	"reprise/internal/llmapi"
 	"reprise/internal/wire"
 	"reprise/internal/wire/mock"
@@ -271,7 +272,7 @@ func startMock(self string, flags []string) (stop func(), addr string, err error
 	if err != nil {
 		return nil, "", err
 	}
-	if err := startOn(cmd, 0); err != nil {
+	if err := cores.Start(cmd, 0); err != nil {
 		return nil, "", err
 	}
 	line, err := bufio.NewReader(out).ReadString('\n')
@@ -285,7 +286,7 @@ func runClient(self, kind, url string, flags []string) (r result, err error) {
 	cmd := exec.Command(self, append([]string{"-client", kind, "-url", url}, flags...)...)
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, os.Stderr
-	if err := startOn(cmd, 1); err != nil {
+	if err := cores.Start(cmd, 1); err != nil {
 		return r, err
 	}
 	if err := cmd.Wait(); err != nil {
@@ -304,7 +305,7 @@ func runWrk(url, script string, o options) (r result, err error) {
 	cmd := exec.Command("wrk", "-t1", "-c"+strconv.Itoa(o.conns), "-d"+o.duration.String(), "-s", script, url)
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, os.Stderr
-	if err := startOn(cmd, 1); err != nil {
+	if err := cores.Start(cmd, 1); err != nil {
 		return r, err
 	}
 	if err := cmd.Wait(); err != nil {
