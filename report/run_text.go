@@ -29,13 +29,12 @@ type RunFigure struct {
 func (a *Analysis) RunFigures() (out []RunFigure) {
 	s := a.Summary
 	dist := func(metric string, d *metrics.Dist) {
-		for _, q := range distFigures {
-			v := q.of(d)
-			if !v.OK {
+		for _, q := range d.Statistics() {
+			if !q.Value.OK {
 				continue
 			}
-			f := RunFigure{Metric: metric, Statistic: q.name, Unit: "ns", N: d.N, Value: Value{V: Number{traceformat.Some(float64(v.V))}}}
-			if ci, ok := d.Intervals[q.key]; ok {
+			f := RunFigure{Metric: metric, Statistic: q.Name, Unit: "ns", N: d.N, Value: Value{V: Number{traceformat.Some(float64(q.Value.V))}}}
+			if ci, ok := q.Interval.Get(); ok {
 				f.Lo, f.Hi = Number{traceformat.Some(float64(ci[0]))}, Number{traceformat.Some(float64(ci[1]))}
 			}
 			out = append(out, f)
@@ -91,21 +90,6 @@ func (a *Analysis) RunFigures() (out []RunFigure) {
 		}
 	}
 	return out
-}
-
-// distFigures are those of a metrics.Dist.
-var distFigures = []struct {
-	name, key string
-	of        func(*metrics.Dist) traceformat.Opt[metrics.Nanos]
-}{
-	{"mean", "", func(d *metrics.Dist) traceformat.Opt[metrics.Nanos] { return d.Mean }},
-	{"min", "", func(d *metrics.Dist) traceformat.Opt[metrics.Nanos] { return d.Min }},
-	{"p50", "p50", func(d *metrics.Dist) traceformat.Opt[metrics.Nanos] { return d.P50 }},
-	{"p90", "p90", func(d *metrics.Dist) traceformat.Opt[metrics.Nanos] { return d.P90 }},
-	{"p95", "p95", func(d *metrics.Dist) traceformat.Opt[metrics.Nanos] { return d.P95 }},
-	{"p99", "p99", func(d *metrics.Dist) traceformat.Opt[metrics.Nanos] { return d.P99 }},
-	{"p99.9", "p99_9", func(d *metrics.Dist) traceformat.Opt[metrics.Nanos] { return d.P999 }},
-	{"max", "", func(d *metrics.Dist) traceformat.Opt[metrics.Nanos] { return d.Max }},
 }
 
 // csvHead names the columns of WriteCSV; docs/report.md says what they hold.

@@ -93,6 +93,27 @@ var percentiles = []struct {
 	{"p99.9", "p99_9", 0.999, func(d *Dist) *traceformat.Opt[Nanos] { return &d.P999 }},
 }
 
+// A Statistic is one figure of a Dist.
+type Statistic struct {
+	Name     string // mean, min, p50 and so on, max
+	Value    traceformat.Opt[Nanos]
+	Interval traceformat.Opt[[2]Nanos]
+}
+
+// Statistics lists the figures of a table, in order; unknown ones too, so that
+// those of every Dist stand in the same places.
+func (d *Dist) Statistics() []Statistic {
+	out := []Statistic{{Name: "mean", Value: d.Mean}, {Name: "min", Value: d.Min}}
+	for _, q := range percentiles {
+		s := Statistic{Name: q.name, Value: *q.of(d)}
+		if ci, ok := d.Intervals[q.key]; ok {
+			s.Interval = traceformat.Some(ci)
+		}
+		out = append(out, s)
+	}
+	return append(out, Statistic{Name: "max", Value: d.Max})
+}
+
 // exactDist sums up values, which it sorts; failures stand for that many
 // infinite ones.
 func exactDist(values []float64, failures int64) Dist {

@@ -149,18 +149,9 @@ func runCards(s *metrics.Summary) (out []card) {
 	return out
 }
 
-// quantiles are the columns of a table of distributions.
-var quantiles = []struct {
-	head, key string
-	of        func(*metrics.Dist) traceformat.Opt[metrics.Nanos]
-}{
-	{"mean", "", func(d *metrics.Dist) traceformat.Opt[metrics.Nanos] { return d.Mean }},
-	{"p50", "p50", func(d *metrics.Dist) traceformat.Opt[metrics.Nanos] { return d.P50 }},
-	{"p90", "p90", func(d *metrics.Dist) traceformat.Opt[metrics.Nanos] { return d.P90 }},
-	{"p95", "p95", func(d *metrics.Dist) traceformat.Opt[metrics.Nanos] { return d.P95 }},
-	{"p99", "p99", func(d *metrics.Dist) traceformat.Opt[metrics.Nanos] { return d.P99 }},
-	{"p99.9", "p99_9", func(d *metrics.Dist) traceformat.Opt[metrics.Nanos] { return d.P999 }},
-	{"max", "", func(d *metrics.Dist) traceformat.Opt[metrics.Nanos] { return d.Max }},
+// columns are the statistics that a table of distributions shows.
+func columns(d *metrics.Dist) []metrics.Statistic {
+	return slices.DeleteFunc(d.Statistics(), func(q metrics.Statistic) bool { return q.Name == "min" })
 }
 
 type distRow struct {
@@ -170,22 +161,22 @@ type distRow struct {
 
 func distTable(caption string, rows []distRow) *table {
 	t := &table{Caption: caption, Head: []string{"", "n"}}
-	for _, q := range quantiles {
-		t.Head = append(t.Head, q.head)
+	for _, q := range columns(&metrics.Dist{}) {
+		t.Head = append(t.Head, q.Name)
 	}
 	for _, r := range rows {
 		if r.d.N == 0 {
 			continue
 		}
 		row := []cell{text(r.name), count(r.d.N)}
-		for _, q := range quantiles {
-			v := q.of(r.d)
+		for _, q := range columns(r.d) {
+			v := q.Value
 			if !v.OK {
 				row = append(row, text("-"))
 				continue
 			}
 			c := cell{Text: v.V.String(), Sort: float(float64(v.V))}
-			if ci, ok := r.d.Intervals[q.key]; ok {
+			if ci, ok := q.Interval.Get(); ok {
 				c.Sub = fmt.Sprintf("%s to %s", ci[0], ci[1])
 			}
 			row = append(row, c)
