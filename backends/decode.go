@@ -153,29 +153,20 @@ func (d *decoder) Body(status int, data []byte) (Event, error) {
 // note takes what later chunks may not repeat. It is what makes a Result.
 func (d *decoder) note(c *llmapi.Chunk) {
 	r := &d.res
-	keep(&r.PromptTokens, c.Prompt)
-	keep(&r.CachedTokens, c.Cached)
-	keep(&r.ReasoningTokens, c.Reasoning)
-	keep(&r.Queue, c.Queue)
-	keep(&r.Prefill, c.Prefill)
-	keep(&r.TTFT, c.TTFT)
-	keep(&r.E2E, c.E2E)
+	r.PromptTokens.Take(c.Prompt)
+	r.CachedTokens.Take(c.Cached)
+	r.ReasoningTokens.Take(c.Reasoning)
+	r.Queue.Take(c.Queue)
+	r.Prefill.Take(c.Prefill)
+	r.TTFT.Take(c.TTFT)
+	r.E2E.Take(c.E2E)
 	if len(c.FinishReason) == 0 || r.FinishReason == "abort" || r.FinishReason == "error" {
 		return // with several choices, a failure of one is the news
 	}
 	r.FinishReason = finishReason(c.FinishReason)
 	if r.FinishReason == "abort" || r.FinishReason == "error" {
-		f := llmapi.ReadFault(0, c.FinishMessage)
+		f := llmapi.EndFault(c.FinishMessage)
 		r.Error, r.Message = f.Name(r.FinishReason), f.Message
-		if f.Class == "aborted" {
-			r.Error = r.FinishReason
-		}
-	}
-}
-
-func keep[T any](to *traceformat.Opt[T], v traceformat.Opt[T]) {
-	if v.OK {
-		*to = v
 	}
 }
 

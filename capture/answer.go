@@ -277,13 +277,13 @@ func (a *answerState) failed(class string) {
 
 // note takes what later events may not repeat.
 func (a *answerState) note(x *Exchange, r *reply) {
-	keep(&a.prompt, r.Prompt)
-	keep(&a.cached, r.Cached)
-	keep(&a.reasoning, r.Reasoning)
-	keep(&a.queue, r.Queue)
-	keep(&a.prefill, r.Prefill)
-	keep(&a.ttft, r.TTFT)
-	keep(&a.e2e, r.E2E)
+	a.prompt.Take(r.Prompt)
+	a.cached.Take(r.Cached)
+	a.reasoning.Take(r.Reasoning)
+	a.queue.Take(r.Queue)
+	a.prefill.Take(r.Prefill)
+	a.ttft.Take(r.TTFT)
+	a.e2e.Take(r.E2E)
 	if len(r.id) > 0 && len(r.id) <= 256 && a.id == "" {
 		a.id = plain(r.id)
 	}
@@ -292,17 +292,7 @@ func (a *answerState) note(x *Exchange, r *reply) {
 	}
 	a.finish = finishWord(r.FinishReason)
 	if a.finish == "abort" || a.finish == "error" {
-		f := llmapi.ReadFault(0, r.FinishMessage)
-		if f.Class == "aborted" {
-			f.Class = ""
-		}
-		a.failed(f.Name(a.finish))
-	}
-}
-
-func keep[T any](to *traceformat.Opt[T], v traceformat.Opt[T]) {
-	if v.OK {
-		*to = v
+		a.failed(llmapi.EndFault(r.FinishMessage).Name(a.finish))
 	}
 }
 
@@ -318,7 +308,7 @@ func (a *answerState) count(r *reply) int32 {
 	}
 	native := r.Choices == 0 && (r.Content || r.TokenIDs.OK)
 	if r.Choices == 0 && !native {
-		keep(&a.output, r.Output)
+		a.output.Take(r.Output)
 		a.summed = a.summed || r.Output.OK
 		return 0
 	}

@@ -28,6 +28,13 @@ func (o Opt[T]) Or(def T) T {
 	return def
 }
 
+// Take sets o to v where v is known.
+func (o *Opt[T]) Take(v Opt[T]) {
+	if v.OK {
+		*o = v
+	}
+}
+
 // MarshalJSON writes null for an unknown value.
 func (o Opt[T]) MarshalJSON() ([]byte, error) {
 	if !o.OK {

@@ -21,6 +21,16 @@ type Fault struct {
 	Message string
 }
 
+// EndFault reads what an engine says of a choice that it ended as abort or
+// error. That it was aborted is no news and no class.
+func EndFault(message []byte) Fault {
+	f := ReadFault(0, message)
+	if f.Class == "aborted" {
+		f.Class = ""
+	}
+	return f
+}
+
 // Name joins a short class of an event or status with f's own:
 // "http_400/context_overflow".
 func (f Fault) Name(base string) string {
