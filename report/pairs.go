@@ -389,18 +389,7 @@ func figuresOf(m *metrics.Reading, slos []metrics.SLO) figures {
 		f.tpot = float32(d)
 	}
 	for _, slo := range slos {
-		v := f.e2e
-		switch slo.Metric {
-		case metrics.MetricTTFT:
-			if v = f.ttft; v != v { // no first token of its own: the whole answer at once
-				v = f.e2e
-			}
-		case metrics.MetricTPOT:
-			if v = f.tpot; m.OutputTokens.Or(0) == 1 {
-				v = 0
-			}
-		}
-		f.good = f.good && v < float32(slo.Below) // not where it is unknown
+		f.good = f.good && m.Meets(slo)
 	}
 	return f
 }

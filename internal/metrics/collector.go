@@ -34,6 +34,8 @@ type Collector struct {
 	rows    [][]record
 	folded  *folded // in place of rows
 	ends    Requests
+	met     []int64 // successes that met each SLO,
+	metAll  int64   // and all of them
 	itl     *stats.Hist
 	gaps    *stats.Hist
 	itlN    int64 // events behind itl
@@ -76,7 +78,7 @@ func NewCollector(c Config) *Collector {
 		c.Limits = DefaultLimits()
 	}
 	return &Collector{
-		conf: c, keep: maxRecords, itl: stats.NewHist(), gaps: stats.NewHist(), flow: newFlow(c.From, c.To),
+		conf: c, keep: maxRecords, met: make([]int64, len(c.SLOs)), itl: stats.NewHist(), gaps: stats.NewHist(), flow: newFlow(c.From, c.To),
 		failed: map[failure]int64{}, client: map[string]int64{},
 	}
 }
@@ -112,6 +114,7 @@ func (c *Collector) Add(row *traceformat.Row) {
 	switch r.Class {
 	case OK:
 		c.pool(row)
+		c.good(&r)
 	case Failed:
 		c.failed[failure{r.Outcome, r.Error}]++
 		if !r.Sent.OK && clientErrors[r.Error] {
@@ -183,6 +186,21 @@ func (q *Requests) add(r *record, from time.Duration) {
 		q.Aborted++
 	case Unknown:
 		q.Unknown++
+	}
+}
+
+// good counts the SLOs that a success met.
+func (c *Collector) good(r *Reading) {
+	all := true
+	for i, slo := range c.conf.SLOs {
+		if r.Meets(slo) {
+			c.met[i]++
+		} else {
+			all = false
+		}
+	}
+	if all {
+		c.metAll++
 	}
 }
 

@@ -84,9 +84,7 @@ func (r *record) fromSend(d time.Duration) time.Duration {
 // A folded holds what a Summary needs of rows that were not kept, in memory
 // that does not grow with them, whatever their order.
 type folded struct {
-	dist   [figures]*stats.Hist
-	met    []int64 // by SLO
-	metAll int64
+	dist [figures]*stats.Hist
 	// late sums the lags of sends that were later than the strictest limit there
 	// can be: the one in force is known at the end.
 	late   Lag
@@ -95,7 +93,7 @@ type folded struct {
 }
 
 func newFolded(c *Config) *folded {
-	f := &folded{met: make([]int64, len(c.SLOs)), bins: bins{from: c.From}}
+	f := &folded{bins: bins{from: c.From}}
 	for i := range f.dist {
 		f.dist[i] = stats.NewHist()
 	}
@@ -113,19 +111,6 @@ func (f *folded) add(r *record, c *Config) {
 	for i := range f.dist {
 		if d := r.figure(i); d != none {
 			f.dist[i].Add(d, 1)
-		}
-	}
-	if r.class == OK {
-		good := true
-		for i, slo := range c.SLOs {
-			if r.meets(slo) {
-				f.met[i]++
-			} else {
-				good = false
-			}
-		}
-		if good {
-			f.metAll++
 		}
 	}
 	if d := r.figure(sendError); d != none && d > min(c.Limits.SendErrorFloor, c.Limits.SendErrorP99) {

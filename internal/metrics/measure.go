@@ -70,6 +70,24 @@ func (r *Reading) FromSchedule(d traceformat.Opt[time.Duration]) traceformat.Opt
 	return d
 }
 
+// Meets judges a success by one SLO. An answer that came at once has no first
+// token of its own, and one of a single token no TPOT to miss.
+func (r *Reading) Meets(slo SLO) bool {
+	d := r.FromSchedule(r.E2E)
+	switch slo.Metric {
+	case MetricTTFT:
+		if r.TTFT.OK {
+			d = r.FromSchedule(r.TTFT)
+		}
+	case MetricTPOT:
+		if r.OutputTokens.Or(0) == 1 {
+			return true
+		}
+		d = r.TPOT
+	}
+	return d.OK && d.V < slo.Below
+}
+
 // forever bounds every clock: 36 years, so that sums of a few of them cannot
 // overflow, whatever a damaged file holds.
 const forever = time.Duration(1 << 60)

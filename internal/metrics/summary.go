@@ -313,30 +313,9 @@ func (c *Collector) goodput(s *Summary) {
 	}
 	g := &Goodput{Of: s.Requests.Measured - s.Requests.Aborted - s.Requests.Unknown + s.Requests.Unsent}
 	for i, slo := range c.conf.SLOs {
-		g.SLOs = append(g.SLOs, SLOMet{SLO: slo})
-		if c.folded != nil {
-			g.SLOs[i].Met = c.folded.met[i]
-		}
+		g.SLOs = append(g.SLOs, SLOMet{SLO: slo, Met: c.met[i]})
 	}
-	if c.folded != nil {
-		g.Met = c.folded.metAll
-	}
-	for r := range c.records() {
-		if r.flags&measured == 0 || r.class != OK {
-			continue
-		}
-		good := true
-		for j, slo := range c.conf.SLOs {
-			if r.meets(slo) {
-				g.SLOs[j].Met++
-			} else {
-				good = false
-			}
-		}
-		if good {
-			g.Met++
-		}
-	}
+	g.Met = c.metAll
 	if g.Of > 0 {
 		g.Share = float64(g.Met) / float64(g.Of)
 	}
@@ -344,24 +323,6 @@ func (c *Collector) goodput(s *Summary) {
 		g.Requests = float64(g.Met) / sec
 	}
 	s.Goodput = g
-}
-
-// meets judges a success.
-func (r *record) meets(slo SLO) bool {
-	d := r.e2e
-	switch slo.Metric {
-	case MetricTTFT:
-		if r.ttft != none {
-			d = r.ttft
-		}
-	case MetricTPOT:
-		if r.out == 1 {
-			return true
-		}
-		d = r.tpot()
-		return d != none && d < slo.Below
-	}
-	return d != none && d+r.lag < slo.Below
 }
 
 func (c *Collector) timeline(s *Summary) {
