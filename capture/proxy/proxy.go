@@ -165,7 +165,7 @@ func (c *complaints) Write(line []byte) (int, error) {
 		c.m.tlsErrors.Add(1)
 	}
 	if strings.Contains(string(line), "Accept error") {
-		c.o.Log.Error("connections cannot be accepted for now: is the limit of open files reached?")
+		c.o.Log.Error("a connection could not be accepted, and accepting is tried again: is the limit of open files reached?")
 	}
 	return len(line), nil
 }

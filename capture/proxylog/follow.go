@@ -24,7 +24,8 @@ type tail struct {
 	gone time.Time // since when another file, or none, has its name
 }
 
-// Read reads what is there; the end is the end for now.
+// Read reads what is there. io.EOF is the end of what has been written: a later
+// call finds what was added.
 func (t *tail) Read(p []byte) (int, error) {
 	n, err := t.file.Read(p)
 	t.off += int64(n)

@@ -42,8 +42,8 @@ type framer struct {
 }
 
 // next returns the next record that is not blank, valid until the call after.
-// After errTooLong and errBetween it goes on. io.EOF is the end, or, when
-// following, the end for now.
+// After errTooLong and errBetween it goes on. io.EOF is the end or, when
+// following, the end of what has been written: later calls find what was added.
 func (f *framer) next() ([]byte, error) {
 	for {
 		if f.w-f.r >= f.need && f.r < f.w || f.eof {
