@@ -77,23 +77,19 @@ func targetOf(s *server) experiment.Target {
 
 // common is what all servers take that were asked, and the flags' word over it.
 func (a *ab) common() replay.Target {
-	var t *replay.Target
+	var t replay.Target
+	asked := false
 	for _, cell := range a.cells {
 		x, ok := a.probed[cell.Name]
 		if !ok {
 			continue
 		}
-		u := planTarget(x)
-		if t == nil {
-			t = &u
+		if !asked {
+			t, asked = planTarget(x), true
 		}
-		u = t.Common(u)
-		t = &u
+		t = t.Common(planTarget(x)) // with itself too: that settles what a server does not say
 	}
-	if t == nil {
-		return replay.Target{}
-	}
-	return *t
+	return t
 }
 
 // narrow returns what both can take. Flags have the last word.

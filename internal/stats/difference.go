@@ -109,7 +109,7 @@ func (p *Paired) Differences(seed uint64, levels ...float64) []Difference {
 			out[i] = d.none("neighbouring blocks of requests resemble each other: the run is short for how long its load remembers")
 		default:
 			if reps[pieces] == nil {
-				reps[pieces] = p.Replicates(draws, seed, pieces, levels...)
+				reps[pieces] = p.replicates(draws, seed, pieces, levels...)
 			}
 			d.DF = filled - 1
 			out[i] = p.interval(d, reps[pieces][i], filled, level)

@@ -43,7 +43,7 @@ func TestPairedEstimates(t *testing.T) {
 			t.Errorf("p%g is %v by the sketch, %v by the values", 100*level, s, x)
 		}
 		var m Moments
-		for _, r := range p.Replicates(300, 1, 2, level)[0] {
+		for _, r := range p.replicates(300, 1, 2, level)[0] {
 			m.Add(r[0])
 			if math.Abs(r[1]/r[0]-2) > 0.15 {
 				t.Fatalf("p%g: a replicate of %v and %v; pairs were torn", 100*level, r[0], r[1])

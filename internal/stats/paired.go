@@ -167,10 +167,10 @@ func (p *Paired) estimate(s *side, level float64) float64 {
 	return p.quantile(s.total, s.n, level)
 }
 
-// Replicates draws blocks of so many pieces again r times and returns, for each
+// replicates draws blocks of so many pieces again r times and returns, for each
 // level, what the figures of a and b would have been, shifted so that they
 // centre on those of all requests.
-func (p *Paired) Replicates(r int, seed uint64, pieces int, levels ...float64) [][][2]float64 {
+func (p *Paired) replicates(r int, seed uint64, pieces int, levels ...float64) [][][2]float64 {
 	rng := rand.New(rand.NewPCG(seed, 0x6a09e667f3bcc908))
 	out := make([][][2]float64, len(levels))
 	shift := make([][2]float64, len(levels))
