@@ -1,8 +1,6 @@
 package gpu
 
 import (
-	"cmp"
-	"slices"
 	"strings"
 )
 
@@ -155,16 +153,6 @@ func RegisterMetrics(ms ...Metric) {
 func Lookup(name string) (Metric, bool) {
 	m, ok := vocabulary[name]
 	return m, ok
-}
-
-// Metrics returns the vocabulary by name.
-func Metrics() []Metric {
-	ms := make([]Metric, 0, len(vocabulary))
-	for _, m := range vocabulary {
-		ms = append(ms, m)
-	}
-	slices.SortFunc(ms, func(a, b Metric) int { return cmp.Compare(a.Name, b.Name) })
-	return ms
 }
 
 // A ThrottleReason is a bit of [GPUThrottleReasons]. The bits are those of NVML

@@ -113,9 +113,6 @@ func (c *Conn) Close(dir int, t int64) {
 	c.Fin(1-dir, t+20e3)
 }
 
-// Reset sends RST.
-func (c *Conn) Reset(dir int, t int64) { c.send(dir, t, RST|ACK, nil) }
-
 func (c *Conn) send(dir int, t int64, flags byte, p []byte) {
 	c.id[dir]++
 	c.net.Packets = append(c.net.Packets, Packet{
