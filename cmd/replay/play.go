@@ -281,7 +281,12 @@ func signals(stderr io.Writer) (ctx context.Context, i *interrupts, done func())
 	signal.Notify(ch, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		drained := false
+		var last time.Time
 		for range ch {
+			if time.Since(last) < cli.OneInterrupt {
+				continue
+			}
+			last = time.Now()
 			if i.running.Load() && !drained {
 				drained = true
 				fmt.Fprintln(stderr, "\n"+i.note)
@@ -289,6 +294,7 @@ func signals(stderr io.Writer) (ctx context.Context, i *interrupts, done func())
 				continue
 			}
 			cancel()
+			time.Sleep(cli.OneInterrupt)
 			signal.Stop(ch) // the next one ends the process, should this one not
 		}
 	}()
