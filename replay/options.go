@@ -40,13 +40,16 @@ type Options struct {
 	Speedup     float64 `json:"speedup"`       // 0 means 1
 	MaxInFlight int     `json:"max_in_flight"` // requests beyond it are shed, 0: unlimited
 
-	Arrival     Arrival       `json:"arrival"`           // other arrivals than recorded
-	ScaleRate   float64       `json:"scale_rate"`        // superposes independent copies of the trace, 0 means 1
-	Aborts      AbortPolicy   `json:"aborts"`            // what to do where the recorded client hung up, empty means off
-	Sessions    SessionPolicy `json:"sessions"`          // what turns wait for, empty means recorded
-	Shard       Shard         `json:"shard"`             // which part of the run this process plays
-	StartAt     time.Time     `json:"start_at,omitzero"` // wall clock of the first scheduled send, zero: when ready
-	Concurrency int           `json:"concurrency"`       // closed loop: this many sessions at a time in place of arrivals
+	Arrival   Arrival       `json:"arrival"`           // other arrivals than recorded
+	ScaleRate float64       `json:"scale_rate"`        // superposes independent copies of the trace, 0 means 1
+	Aborts    AbortPolicy   `json:"aborts"`            // what to do where the recorded client hung up, empty means off
+	Sessions  SessionPolicy `json:"sessions"`          // what turns wait for, empty means recorded
+	Shard     Shard         `json:"shard"`             // which part of the run this process plays
+	StartAt   time.Time     `json:"start_at,omitzero"` // wall clock of the first scheduled send, zero: when ready
+	// MaxClockError bounds how far this machine's clock may be from that of the
+	// other shards, 0: DefaultMaxClockError where clocks are compared.
+	MaxClockError time.Duration `json:"max_clock_error_ns,omitempty"`
+	Concurrency   int           `json:"concurrency"` // closed loop: this many sessions at a time in place of arrivals
 
 	TooLong Policy `json:"too_long"` // rows beyond the model's context
 	Missing Policy `json:"missing"`  // rows whose lengths are unknown: fail or skip
@@ -111,6 +114,9 @@ func (o *Options) Validate() error {
 	}
 	if o.Spin < 0 || o.Spin > maxSpin {
 		bad("--spin is %v, want 0 to %v", o.Spin, maxSpin)
+	}
+	if o.MaxClockError < 0 || o.MaxClockError > 0 && o.StartAt.IsZero() {
+		bad("--max-clock-error goes with --start-at and is more than 0")
 	}
 	if o.Concurrency < 0 {
 		bad("--concurrency is %d, want at least 1", o.Concurrency)

@@ -11,6 +11,7 @@ import (
 
 	"reprise/backends"
 	"reprise/internal/clock"
+	"reprise/internal/wallclock"
 	"reprise/internal/wire"
 	"reprise/traceformat"
 )
@@ -29,6 +30,10 @@ type Config struct {
 	// Drain, when closed, stops the sending; requests in flight have
 	// Options.Grace to end. Cancelling the context stops at once.
 	Drain <-chan struct{}
+	// Clock is what Options.CheckClock returned, and Reference what it asked: a
+	// common start is by that clock. Both may be nil.
+	Clock     *wallclock.Check
+	Reference Reference
 
 	// newAlarm makes the pacer's alarm; tests under a faked clock replace it.
 	newAlarm func() (alarm, error)
@@ -69,6 +74,9 @@ type Stats struct {
 	Peak        int64         `json:"in_flight_peak"`       //
 	Interrupted bool          `json:"interrupted"`          // stopped before the end of the plan
 	WarmError   string        `json:"warm_error,omitempty"` // connections could not be opened ahead
+	// Clock is the comparison that a common start rests on; StartedAt is by the
+	// reference's clock.
+	Clock *wallclock.Check `json:"clock,omitempty"`
 
 	cache *cacheTally // for CacheRecord.Finish
 }
@@ -100,6 +108,7 @@ type run struct {
 	spareIdle int64         // connections idle when more were last asked for,
 	spareAt   time.Duration // and when
 	cut       atomic.Bool   // a request was given up because the run was stopped
+	compared  *wallclock.Check
 
 	mu     sync.Mutex
 	live   []*exchange   // for timeouts; swept of the finished ones
@@ -165,15 +174,16 @@ func (p *Plan) Run(ctx context.Context, c Config) (*Stats, error) {
 	case <-time.After(lead):
 	case <-r.halted:
 	}
-	wait := lead
+	wait, ahead := lead, time.Duration(0)
 	if at := p.Options.StartAt; !at.IsZero() {
-		if wait = time.Until(at); wait < 0 {
-			r.fail(fmt.Errorf("the start at %v is past by %v: the shards would not begin together", at.Format(time.RFC3339Nano), -wait))
-			wait = 0
+		var err error
+		if wait, ahead, err = r.untilStart(ctx, at); err != nil {
+			r.fail(err)
 		}
+		stats.Clock = r.compared
 	}
 	r.start = clock.Now() + wait
-	stats.StartedAt = time.Now().Add(wait)
+	stats.StartedAt = wallclock.Now().Add(wait + ahead)
 	r.progress.started.Store(int64(r.start))
 
 	paced := make(chan error)

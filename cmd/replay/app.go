@@ -1,6 +1,8 @@
 package main
 
 import (
+	"slices"
+
 	"github.com/urfave/cli/v2"
 
 	"reprise/internal/metrics"
@@ -68,7 +70,6 @@ results are kept).`,
 			&cli.Float64Flag{Name: "scale-rate", Value: d.ScaleRate, Usage: "superpose `N` independent copies of the traffic"},
 			&cli.IntFlag{Name: "concurrency", Usage: "closed loop: `N` sessions at a time in place of arrivals"},
 			&cli.StringFlag{Name: "shard", Usage: "play part `i/n` of the run (i from 0)", DefaultText: "from a Kubernetes Indexed Job or a Slurm array"},
-			&cli.StringFlag{Name: "start-at", Usage: "first scheduled send at this `TIME` (RFC 3339)"},
 
 			&cli.StringFlag{Name: "cache", Value: string(d.Cache), Usage: "the server's prefix cache at the start: `warm|cold|salt`; as it is, flushed, or kept apart by a salt (salt=NAME: by this one)"},
 			&cli.StringFlag{Name: "too-long", Value: string(d.TooLong), Usage: "rows beyond the model's context, or shorter than its chat template: `fail|clip|skip`"},
@@ -93,7 +94,7 @@ results are kept).`,
 			&cli.DurationFlag{Name: "spin", Usage: "poll the clock for the last `TIME` before each send; sleeping is usually better: see docs/measurements.md"},
 			&cli.DurationFlag{Name: "grace", Value: d.Grace, Usage: "`TIME` for requests in flight after an interrupt"},
 			&cli.StringFlag{Name: "client", Value: "auto", Usage: "wire client: `auto|raw|std`"},
-		}, append(append(telemetryFlags(), syntheticFlag), sequenceFlags()...)...),
+		}, slices.Concat(startFlags(), telemetryFlags(), []cli.Flag{syntheticFlag}, sequenceFlags())...),
 		Action:   play,
 		Commands: []*cli.Command{selftestCommand(), agentCommand()},
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -96,12 +97,9 @@ func gpuSources(c *urfave.Context, s *server) (sources []gpu.Source, err error) 
 			if err != nil {
 				return nil, err
 			}
-			token, err := readToken(c.String("agent-token-file"))
+			token, err := agentToken(c)
 			if err != nil {
 				return nil, err
-			}
-			if token == "" {
-				token = os.Getenv(agentTokenEnv)
 			}
 			r, err := agent.NewRemote(agent.RemoteOptions{Name: name(kind), URL: value, Token: token, TLS: conf})
 			if err != nil {
@@ -119,6 +117,12 @@ func gpuSources(c *urfave.Context, s *server) (sources []gpu.Source, err error) 
 func isLocal(address string) bool {
 	u, err := url.Parse(address)
 	return err == nil && agent.Loopback(u.Hostname())
+}
+
+// agentToken is what a flag's file or the environment holds.
+func agentToken(c *urfave.Context) (string, error) {
+	token, err := readToken(c.String("agent-token-file"))
+	return cmp.Or(token, os.Getenv(agentTokenEnv)), err
 }
 
 // agentTLS reads the files that the flags name.

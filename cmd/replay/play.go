@@ -66,6 +66,10 @@ func play(c *urfave.Context) error {
 	ctx, interrupts, done := signals(c.App.ErrWriter)
 	defer done()
 
+	ref, check, err := commonStart(ctx, c, &o)
+	if err != nil {
+		return err
+	}
 	file, err := loadTokenizer(c)
 	if err != nil {
 		return err
@@ -156,6 +160,7 @@ func play(c *urfave.Context) error {
 	interrupts.drain()
 	stats, runErr := plan.Run(ctx, replay.Config{
 		Backend: srv.backend, Client: client, Header: srv.header, Record: dir.Record, Progress: progress, Drain: interrupts.first,
+		Clock: check, Reference: ref,
 	})
 	close(viewDone)
 	viewing.Wait()
@@ -257,9 +262,7 @@ func options(c *urfave.Context) (replay.Options, error) {
 			errs = append(errs, fmt.Errorf("--start-at %q: want RFC 3339, such as 2026-01-31T12:00:00Z", s))
 		}
 	}
-	if !o.StartAt.IsZero() && time.Until(o.StartAt) < 0 {
-		errs = append(errs, fmt.Errorf("--start-at %s is past", c.String("start-at")))
-	}
+	o.MaxClockError = c.Duration("max-clock-error")
 	return o, errors.Join(append(errs, o.Validate())...)
 }
 

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"reprise/gpu"
+	"reprise/internal/wallclock"
 )
 
 const (
@@ -185,22 +186,46 @@ func (r *Remote) measure(ctx context.Context, now func() time.Duration) error {
 		n = firstExchanges
 	}
 	for ; n > 0; n-- {
-		instance, x, err := r.exchange(ctx, now)
+		a, x, err := r.exchange(ctx, now)
 		if err != nil {
 			return err
 		}
-		if instance != r.clocked {
+		if a.Instance != r.clocked {
 			// Another process, perhaps on another host with another clock.
-			r.clocks, r.clocked = Clocks{}, instance
+			r.clocks, r.clocked = Clocks{}, a.Instance
 			n = firstExchanges
 		}
+		x.T1, x.T2 = time.Duration(a.Receive), time.Duration(a.Send)
 		r.clocks.Add(x)
 	}
 	return nil
 }
 
-// exchange asks for the time once.
-func (r *Remote) exchange(ctx context.Context, now func() time.Duration) (instance string, x Exchange, err error) {
+// WallClock compares this machine's time of day with that of the agent's host.
+func (r *Remote) WallClock(ctx context.Context) (wallclock.Check, error) {
+	var clocks Clocks
+	now := func() time.Duration { return time.Duration(wallclock.Now().UnixNano()) }
+	for range firstExchanges {
+		a, x, err := r.exchange(ctx, now)
+		if err != nil {
+			return wallclock.Check{}, err
+		}
+		if a.SendWall == 0 {
+			return wallclock.Check{}, gpu.Faultf(gpu.FaultRefused, "the agent does not tell the time of day: use the same release at both ends")
+		}
+		x.T1, x.T2 = time.Duration(a.ReceiveWall), time.Duration(a.SendWall)
+		clocks.Add(x)
+	}
+	offset, bound, ok := clocks.Offset(now())
+	if !ok {
+		return wallclock.Check{}, gpu.Faultf(gpu.FaultNotMetrics, "its clock makes no sense")
+	}
+	return wallclock.Check{Reference: r.base, Offset: offset, Bound: bound}, nil
+}
+
+// exchange asks for the time once. The caller sets T1 and T2 of x by the clock
+// that now is.
+func (r *Remote) exchange(ctx context.Context, now func() time.Duration) (a timeAnswer, x Exchange, err error) {
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		// After the connection is there and before the question is written.
 		GotConn:              func(httptrace.GotConnInfo) { x.T0 = now() },
@@ -208,16 +233,14 @@ func (r *Remote) exchange(ctx context.Context, now func() time.Duration) (instan
 	})
 	body, err := r.get(ctx, "/v1/time", "")
 	if err != nil {
-		return "", x, err
+		return a, x, err
 	}
 	defer body.Close()
-	var a timeAnswer
 	if err := json.NewDecoder(io.LimitReader(body, maxLine)).Decode(&a); err != nil || a.Instance == "" {
-		return "", x, gpu.Faultf(gpu.FaultNotMetrics, "that is no agent of this program")
+		return a, x, gpu.Faultf(gpu.FaultNotMetrics, "that is no agent of this program")
 	}
 	io.Copy(io.Discard, io.LimitReader(body, maxLine)) // so that the connection is used again
-	x.T1, x.T2 = time.Duration(a.Receive), time.Duration(a.Send)
-	return a.Instance, x, nil
+	return a, x, nil
 }
 
 // samples fetches what the agent has gathered since the last time. What is more

@@ -18,6 +18,7 @@ import (
 
 	"reprise/gpu"
 	"reprise/internal/clock"
+	"reprise/internal/wallclock"
 )
 
 // ProtocolVersion is what both ends must agree on.
@@ -141,18 +142,22 @@ func (s *Server) allowed(r *http.Request) bool {
 	return subtle.ConstantTimeCompare(sum[:], s.token[:]) == 1 && ok
 }
 
-// A timeAnswer is that of /v1/time.
+// A timeAnswer is that of /v1/time: the clock of samples, and the time of day in
+// Unix nanoseconds.
 type timeAnswer struct {
-	Instance string `json:"instance"`
-	Receive  int64  `json:"receive_ns"`
-	Send     int64  `json:"send_ns"`
+	Instance    string `json:"instance"`
+	Receive     int64  `json:"receive_ns"`
+	ReceiveWall int64  `json:"receive_wall_ns"`
+	SendWall    int64  `json:"send_wall_ns"`
+	Send        int64  `json:"send_ns"`
 }
 
 func (s *Server) time(w http.ResponseWriter, r *http.Request) {
-	receive := s.o.Now()
+	receive, receiveWall := s.o.Now(), wallclock.Now().UnixNano()
 	w.Header().Set("Content-Type", "application/json")
-	// The send time is the last thing that is put in.
-	fmt.Fprintf(w, `{"instance":%q,"receive_ns":%d,"send_ns":%d}`+"\n", s.instance, int64(receive), int64(s.o.Now()))
+	// The send times are the last thing that is put in.
+	fmt.Fprintf(w, `{"instance":%q,"receive_ns":%d,"receive_wall_ns":%d,"send_wall_ns":%d,"send_ns":%d}`+"\n",
+		s.instance, int64(receive), receiveWall, wallclock.Now().UnixNano(), int64(s.o.Now()))
 }
 
 // A samplesHead is the first line of /v1/samples, a samplesTail the last.
