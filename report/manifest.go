@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"reprise/internal/metrics"
+	"reprise/internal/wallclock"
 	"reprise/internal/wire"
 	"reprise/traceformat"
 )
@@ -118,6 +119,8 @@ type Stats struct {
 	Peak        int64         `json:"in_flight_peak"`
 	Interrupted bool          `json:"interrupted"`
 	WarmError   string        `json:"warm_error,omitempty"`
+	// Clock is the comparison that a common start rests on.
+	Clock *wallclock.Check `json:"clock,omitempty"`
 }
 
 // ReadManifest reads the run.json of a run directory.

@@ -30,6 +30,9 @@ type Joined struct {
 	// OffsetMax bounds the offsets of the shards: no zero lies further from
 	// Zero, by the clock of its own machine.
 	OffsetMax time.Duration `json:"offset_ns_max"`
+	// ClockError bounds how far the clocks of the shards' machines were from each
+	// other's; null where one of them was compared with nothing.
+	ClockError *time.Duration `json:"clock_error_ns,omitempty"`
 	Of        int           `json:"of"`
 	Missing   []int         `json:"missing,omitempty"`
 	// MissingRequests is what the missing shards would have sent.
@@ -236,6 +239,7 @@ func joined(c MergeConfig, shards []*shard, missing []int, zero time.Time) *Mani
 		Stats: &Stats{StartedAt: zero},
 		Merge: &Joined{Zero: zero, StartAt: !first.startAt.IsZero(), Of: first.of, Missing: missing},
 	}
+	m.Merge.ClockError = clockError(shards)
 	p, st := &m.Plan, m.Stats
 	p.PromptTokens, p.OutputTokens, p.PeakRate, p.Connections, p.Rows = 0, 0, 0, 0, p.All
 	m.Server.Wire = nil
@@ -312,6 +316,24 @@ func wholeOptions(options json.RawMessage) json.RawMessage {
 		return options
 	}
 	return b
+}
+
+// clockError is the sum of the two largest errors of the shards' clocks, if all
+// were compared with one reference.
+func clockError(shards []*shard) *time.Duration {
+	var bounds []time.Duration
+	for _, s := range shards {
+		if s.m.Stats == nil || s.m.Stats.Clock == nil || s.m.Stats.Clock.Reference != shards[0].m.Stats.Clock.Reference {
+			return nil
+		}
+		bounds = append(bounds, s.m.Stats.Clock.Bound)
+	}
+	slices.Sort(bounds)
+	apart := bounds[len(bounds)-1]
+	if len(bounds) > 1 {
+		apart += bounds[len(bounds)-2]
+	}
+	return &apart
 }
 
 // judge adds to what the rows say together what they say of each shard.

@@ -8,17 +8,29 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"reprise/backends/sim"
+	"reprise/internal/wallclock"
 	"reprise/replay/selftest"
 )
 
 func TestMain(m *testing.M) {
 	sim.MaybeServe()
 	selftest.MaybeServe()
-	testscript.Main(m, map[string]func(){"replay": main})
+	testscript.Main(m, map[string]func(){"replay": func() { setClock(); main() }})
+}
+
+// wrongClock names the environment variable by which a test's replay has a clock
+// that is wrong.
+const wrongClock = "REPRISE_TEST_CLOCK_OFFSET"
+
+func setClock() {
+	if off, err := time.ParseDuration(os.Getenv(wrongClock)); err == nil {
+		wallclock.Now = func() time.Time { return time.Now().Add(off) }
+	}
 }
 
 // TestScripts runs the commands of testdata/script as a user would type them.

@@ -83,6 +83,7 @@ usage error, 3 if the joined run is invalid or partial, 130 if interrupted.`,
 		Flags: []ucli.Flag{
 			&ucli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "run `DIR` to write"},
 			&ucli.BoolFlag{Name: "force", Usage: "replace the run that is in DIR"},
+			&ucli.DurationFlag{Name: "wait", Usage: "wait up to `TIME` until every shard is there and has ended; SHARD may then be a pattern, such as 'shard-*'"},
 			&ucli.BoolFlag{Name: "partial", Usage: "go without missing shards: what they would have sent counts as never sent"},
 			cli.JSONFlag(),
 		},
@@ -154,8 +155,18 @@ func merge(ctx context.Context, c *ucli.Context) error {
 	case out == "":
 		return cli.Usagef("report merge shard-*/ -o run/", "merge: where to?")
 	}
+	shards := c.Args().Slice()
+	if limit := c.Duration("wait"); limit > 0 {
+		var err error
+		if shards, err = report.Await(ctx, shards, limit, func(s string) { fmt.Fprintln(c.App.ErrWriter, s) }); err != nil {
+			return explain("", err)
+		}
+		if len(shards) == 0 {
+			return fmt.Errorf("after %v no shard is at %s", limit, strings.Join(c.Args().Slice(), " "))
+		}
+	}
 	m, err := report.Merge(ctx, report.MergeConfig{
-		Shards: c.Args().Slice(), Out: out, Force: c.Bool("force"), Partial: c.Bool("partial"), Program: program(), Args: os.Args[1:],
+		Shards: shards, Out: out, Force: c.Bool("force"), Partial: c.Bool("partial"), Program: program(), Args: os.Args[1:],
 	})
 	if err != nil {
 		return explain("", err)
@@ -233,6 +244,12 @@ func render(c *ucli.Context, a *report.Analysis) error {
 		}
 		if err := t.Write(w, ""); err != nil {
 			return err
+		}
+		switch {
+		case j.ClockError != nil:
+			fmt.Fprintf(w, "clocks of the shards are at most %s apart\n", units.Duration(*j.ClockError))
+		case j.StartAt:
+			fmt.Fprintln(w, "how far the clocks of the shards are apart is not known: replay --clock measures it")
 		}
 	}
 	for _, warning := range a.Warnings {

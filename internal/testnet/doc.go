@@ -1,0 +1,4 @@
+//go:build !linux
+
+// Package testnet is for Linux.
+package testnet
