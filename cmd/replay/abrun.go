@@ -28,13 +28,17 @@ import (
 const summaryFile = "summary.txt"
 
 // flags writes the flags that were given as "name=value", those left out.
-func (a *ab) flags(without []string) (out []string) {
-	for _, f := range a.c.App.Flags {
+func (a *ab) flags(without []string) []string { return givenFlags(a.c, a.c.App.Flags, without) }
+
+// givenFlags writes those of flags that were given as "name=value", those left
+// out.
+func givenFlags(c *urfave.Context, flags []urfave.Flag, without []string) (out []string) {
+	for _, f := range flags {
 		name := f.Names()[0]
-		if !a.c.IsSet(name) || slices.Contains(without, name) {
+		if !c.IsSet(name) || slices.Contains(without, name) {
 			continue
 		}
-		switch v := a.c.Value(name).(type) {
+		switch v := c.Value(name).(type) {
 		case urfave.StringSlice:
 			for _, s := range v.Value() {
 				out = append(out, name+"="+s)
