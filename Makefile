@@ -5,7 +5,7 @@ PROGRAMS := $(notdir $(wildcard cmd/*))
 export CGO_CFLAGS := -O2 -Wno-deprecated-declarations
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all $(PROGRAMS) demo test race lint bench coverage score fuzz test-engines help clean
+.PHONY: all $(PROGRAMS) demo test race lint bench coverage score fuzz test-engines test-deploy test-slurm help clean
 
 all: $(PROGRAMS) ## build bin/replay, bin/trace, ...
 
@@ -46,6 +46,12 @@ fuzz: ## each fuzz target for FUZZTIME
 
 test-engines: replay ## real vLLM, SGLang and llama.cpp, where they are installed
 	REPRISE_ENGINES=vllm,sglang,llamacpp go test -v -count 1 -timeout 60m -run 'Engine' ./cmd/replay ./cmd/capture
+
+test-deploy: ## manifests and Helm chart against Kubernetes' own types and Helm's renderer
+	cd packaging/deploycheck && go vet ./... && go test ./...
+
+test-slurm: replay report trace ## an array job of a real one-node Slurm, where it is installed
+	bash testdata/slurm/test.sh || [ $$? -eq 77 ]
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16

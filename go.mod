@@ -24,7 +24,7 @@ require (
 	pgregory.net/rapid v1.3.0
 )
 
-require github.com/beevik/ntp v1.5.0 // indirect
+require github.com/beevik/ntp v1.5.0
 
 require (
 	github.com/chromedp/cdproto v0.159.0
