@@ -5,7 +5,7 @@ PROGRAMS := $(notdir $(wildcard cmd/*))
 export CGO_CFLAGS := -O2 -Wno-deprecated-declarations
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all $(PROGRAMS) demo test race lint bench coverage score fuzz test-engines test-deploy test-slurm help clean
+.PHONY: all $(PROGRAMS) demo test race lint bench coverage score fuzz test-engines chaos test-deploy test-slurm help clean
 
 all: $(PROGRAMS) ## build bin/replay, bin/trace, ...
 
@@ -46,6 +46,10 @@ fuzz: ## each fuzz target for FUZZTIME
 
 test-engines: replay ## real vLLM, SGLang and llama.cpp, where they are installed
 	REPRISE_ENGINES=vllm,sglang,llamacpp go test -v -count 1 -timeout 60m -run 'Engine' ./cmd/replay ./cmd/capture
+
+CHAOS ?= 10
+chaos: ## CHAOS rounds of each kind of trouble: kills, full disks, clock steps, lossy networks, engines that fail
+	REPRISE_CHAOS=$(CHAOS) go test -v -count 1 -timeout 60m -run 'Chaos' ./cmd/replay ./cmd/capture
 
 test-deploy: ## manifests and Helm chart against Kubernetes' own types and Helm's renderer
 	cd packaging/deploycheck && go vet ./... && go test ./...

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -165,6 +166,7 @@ func (x *Exporter) own() (fs []*dto.MetricFamily) {
 	counter("output_tokens_total", "Output tokens received.", s.Tokens)
 	gauge("requests_in_flight", "Requests sent and not ended.", float64(s.InFlight))
 	gauge("requests_in_flight_peak", "The most there were at once.", float64(s.Peak))
+	gauge("goroutines", "Goroutines of the replay itself.", float64(runtime.NumGoroutine()))
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	var ended []*dto.Metric

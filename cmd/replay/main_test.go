@@ -24,12 +24,23 @@ func TestMain(m *testing.M) {
 }
 
 // wrongClock names the environment variable by which a test's replay has a clock
-// that is wrong.
+// that is wrong: by OFFSET, or by OFFSET from AFTER the start on, OFFSET@AFTER.
 const wrongClock = "REPRISE_TEST_CLOCK_OFFSET"
 
 func setClock() {
-	if off, err := time.ParseDuration(os.Getenv(wrongClock)); err == nil {
-		wallclock.Now = func() time.Time { return time.Now().Add(off) }
+	offset, after, _ := strings.Cut(os.Getenv(wrongClock), "@")
+	off, err := time.ParseDuration(offset)
+	if err != nil {
+		return
+	}
+	began := time.Now()
+	wait, _ := time.ParseDuration(after)
+	wallclock.Now = func() time.Time {
+		now := time.Now()
+		if now.Sub(began) < wait {
+			return now
+		}
+		return now.Add(off)
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
+	"log"
 	"math"
 	"net"
 	"net/http"
@@ -41,38 +43,6 @@ func TestShardsOverANetwork(t *testing.T) {
 	})
 	address := network.Addr(shards)
 
-	// The server, and in front of it the truth: who asked when.
-	server, err := simserver.New(simserver.Options{Cost: &engine.Cost{Step: 1e6}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	inner, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	go server.Serve(inner)
-	defer server.Close()
-	var mu sync.Mutex
-	seen := map[string]time.Time{}
-	repeats := 0
-	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: inner.Addr().String()})
-	proxy.FlushInterval = -1
-	front := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if id := r.Header.Get("X-Request-Id"); id != "" {
-			now := time.Now()
-			mu.Lock()
-			if _, again := seen[id]; again {
-				repeats++
-			}
-			seen[id] = now
-			mu.Unlock()
-		}
-		// Without it, net/http closes the request's body when the answer begins,
-		// and the proxy's writer may be about to look for its end: the answer is
-		// then cut short.
-		http.NewResponseController(w).EnableFullDuplex()
-		proxy.ServeHTTP(w, r)
-	})}
 	telling := agent.HTTP(agent.NewServer(agent.Options{}, func() []gpu.SourceStatus { return nil }).Handler())
 	var api, clock net.Listener
 	if err := network.On(shards, func() (err error) {
@@ -83,9 +53,8 @@ func TestShardsOverANetwork(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	go front.Serve(api)
+	truth := witnessAt(t, api, simserver.Options{Cost: &engine.Cost{Step: 1e6}})
 	go telling.Serve(clock)
-	defer front.Close()
 	defer telling.Close()
 
 	dir := t.TempDir()
@@ -140,7 +109,7 @@ func TestShardsOverANetwork(t *testing.T) {
 	rows := readRows(t, filepath.Join(dir, "run", replay.TraceFile))
 	late, sendError := make([][]time.Duration, shards), []time.Duration{}
 	for _, row := range rows {
-		came, ok := seen[rowKey(row)]
+		came, ok := truth.came[rowKey(row)]
 		shard, played := of[rowKey(row)]
 		if !ok || !played || row.Result != traceformat.ResultOK {
 			t.Fatalf("request %s: seen %v, of a shard %v, %s %s", rowKey(row), ok, played, row.Result, row.Error)
@@ -148,8 +117,8 @@ func TestShardsOverANetwork(t *testing.T) {
 		late[shard] = append(late[shard], came.Sub(at)-delay(shard)-row.Scheduled.Or(0))
 		sendError = append(sendError, row.Sent.Or(math.MaxInt64)-row.Scheduled.Or(0))
 	}
-	if planned := m.Plan.All; int64(len(rows)) != planned || int64(len(seen)) != planned || repeats != 0 {
-		t.Errorf("%d rows, %d requests at the server, %d of them twice; planned were %d", len(rows), len(seen), repeats, planned)
+	if planned := m.Plan.All; int64(len(rows)) != planned || int64(len(truth.came)) != planned || truth.again != 0 {
+		t.Errorf("%d rows, %d requests at the server, %d of them twice; planned were %d", len(rows), len(truth.came), truth.again, planned)
 	}
 	var all []time.Duration
 	for i, l := range late {
@@ -166,6 +135,63 @@ func TestShardsOverANetwork(t *testing.T) {
 	slices.Sort(sendError)
 	t.Logf("%d requests of %d shards; %d packets lost; at the server, less the delay: p50 %v p90 %v p99 %v after the plan; sent: p99 %v",
 		len(rows), shards, lost, all[len(all)/2], all[len(all)*9/10], all[len(all)*99/100], sendError[len(sendError)*99/100])
+}
+
+// A witness is an engine that remembers who asked when, and whose answer was
+// written to its end.
+type witness struct {
+	mu    sync.Mutex
+	came  map[string]time.Time // by X-Request-Id
+	done  map[string]time.Time
+	again int // requests that came more than once
+}
+
+// witnessAt serves an engine at l until the test ends.
+func witnessAt(t *testing.T, l net.Listener, o simserver.Options) *witness {
+	t.Helper()
+	server, err := simserver.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go server.Serve(inner)
+	w := &witness{came: map[string]time.Time{}, done: map[string]time.Time{}}
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: inner.Addr().String()})
+	proxy.FlushInterval = -1
+	proxy.ErrorLog = log.New(io.Discard, "", 0)
+	front := &http.Server{ErrorLog: proxy.ErrorLog, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		id := r.Header.Get("X-Request-Id")
+		if id != "" {
+			w.note(w.came, id)
+		}
+		// Without it, net/http closes the request's body when the answer begins,
+		// and the proxy's writer may be about to look for its end: the answer is
+		// then cut short.
+		http.NewResponseController(rw).EnableFullDuplex()
+		proxy.ServeHTTP(rw, r) // panics where the answer is cut short
+		if id != "" {
+			w.note(w.done, id)
+		}
+	})}
+	go front.Serve(l)
+	t.Cleanup(func() {
+		front.Close()
+		server.Close()
+	})
+	return w
+}
+
+func (w *witness) note(where map[string]time.Time, id string) {
+	now := time.Now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, again := where[id]; again {
+		w.again++
+	}
+	where[id] = now
 }
 
 // rowKey is the X-Request-Id of a row.
