@@ -70,7 +70,8 @@ func (p *Proxy) Reload() {
 
 // Serve serves the listeners until ctx ends, then stops accepting, lets streams
 // end for as long as Options.Drain, closes what is left and finishes the
-// recording. It returns nil after that, or the error of a listener. It is called once.
+// recording. It returns nil after that, or the error of a listener, or an
+// [*UnfinishedError]. It is called once.
 func (p *Proxy) Serve(ctx context.Context, listeners ...net.Listener) error {
 	srv := p.server()
 	slots, stop, once := make(chan struct{}, p.o.MaxConnections), make(chan struct{}), new(sync.Once)

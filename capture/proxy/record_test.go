@@ -160,8 +160,10 @@ func TestFaultsOfRecording(t *testing.T) {
 				k := p.rec.cur.Load()
 				return k != nil && (k.accounts.Load().Recorded >= before+3)
 			}, "new exchanges are recorded")
-			if err := p.stop(); err != nil {
-				t.Fatal(err)
+			p.unfinished = tt.reason == FaultDisk
+			err := p.stop()
+			if _, left := errors.AsType[*UnfinishedError](err); left != p.unfinished || !left && err != nil {
+				t.Fatalf("%v, and a file was left: %v", err, p.unfinished)
 			}
 			a, _ := p.rec.accounts()
 			if err := a.Check(); err != nil || a.Seen != asked || a.Open != 0 || a.Dropped() == 0 {
@@ -274,7 +276,9 @@ func TestAccountsOfAMess(t *testing.T) {
 	close(stop)
 	trouble.Wait()
 	out.set(nil, nil, false)
-	if err := p.stop(); err != nil {
+	p.unfinished = true
+	err := p.stop()
+	if _, left := errors.AsType[*UnfinishedError](err); !left && err != nil {
 		t.Fatal(err)
 	}
 	a, _ := p.rec.accounts()

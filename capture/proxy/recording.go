@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"sync"
@@ -49,6 +50,7 @@ type recording struct {
 	off, offTaken atomic.Int64
 	faults        [len(faultNames)]atomic.Int64
 	files         atomic.Int64 // finished
+	unfinished    atomic.Int64 // whose journals stay
 
 	roll  chan struct{} // cap 1
 	takes sync.WaitGroup
@@ -182,6 +184,7 @@ func (c *recording) finished(k *take, err error) {
 	c.past = sum(c.past, a)
 	c.mu.Unlock()
 	if err != nil {
+		c.unfinished.Add(1)
 		c.log.Error("a recording could not be finished, its journal stays", "error", err)
 		return
 	}
@@ -320,6 +323,14 @@ func (c *recording) resume(k *take) {
 	c.log.Info("recording is on again")
 }
 
+// An UnfinishedError says that files could not be closed. Traffic was not
+// disturbed.
+type UnfinishedError struct{ Files int64 }
+
+func (e *UnfinishedError) Error() string {
+	return fmt.Sprintf("recordings that could not be finished: %d; trace recover saves what their journals hold", e.Files)
+}
+
 // stop ends recording: exchanges that have not ended are recorded as cut off.
 // It returns when all outputs are finished, or give is over; then a journal is
 // left behind.
@@ -338,6 +349,9 @@ func (c *recording) stop(give time.Duration) error {
 	}()
 	select {
 	case <-ended:
+		if n := c.unfinished.Load(); n > 0 {
+			return &UnfinishedError{n}
+		}
 		return nil
 	case <-time.After(give):
 		return errors.New("the recorder hangs: trace recover saves what its journal holds")
