@@ -152,6 +152,17 @@ func (x *Exchange) ResponseEnd(t int64) { x.finish(t, 0) }
 // the outcome that how stands for.
 func (x *Exchange) End(t int64, how Ending) { x.finish(t, how) }
 
+// Mispaired says that what was given as the answer was that to another request:
+// nothing of it is kept, and the exchange is over.
+func (x *Exchange) Mispaired(t int64) {
+	if x.over {
+		return
+	}
+	x.ans.release()
+	x.ans = answerState{noText: true}
+	x.finish(t, Truncated)
+}
+
 // Gap says that the capture lost n bytes of the request's or the answer's body.
 // What depends on them is unknown in the row, never guessed.
 func (x *Exchange) Gap(t int64, response bool, n int64) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -40,12 +41,18 @@ type Options struct {
 	Speedup     float64 `json:"speedup"`       // 0 means 1
 	MaxInFlight int     `json:"max_in_flight"` // requests beyond it are shed, 0: unlimited
 
-	Arrival   Arrival       `json:"arrival"`           // other arrivals than recorded
-	ScaleRate float64       `json:"scale_rate"`        // superposes independent copies of the trace, 0 means 1
-	Aborts    AbortPolicy   `json:"aborts"`            // what to do where the recorded client hung up, empty means off
-	Sessions  SessionPolicy `json:"sessions"`          // what turns wait for, empty means recorded
-	Shard     Shard         `json:"shard"`             // which part of the run this process plays
-	StartAt   time.Time     `json:"start_at,omitzero"` // wall clock of the first scheduled send, zero: when ready
+	Arrival   Arrival       `json:"arrival"`    // other arrivals than recorded
+	ScaleRate float64       `json:"scale_rate"` // superposes independent copies of the trace, 0 means 1
+	Aborts    AbortPolicy   `json:"aborts"`     // what to do where the recorded client hung up, empty means off
+	Sessions  SessionPolicy `json:"sessions"`   // what turns wait for, empty means recorded
+	// SessionHeader, if set, names the header that carries the session of a request
+	// that has one, so that a gateway that routes by it, or a capture, finds the
+	// turns of a conversation. What it carries names a session of a trace and a lap,
+	// and nobody.
+	SessionHeader string `json:"session_header,omitempty"`
+
+	Shard   Shard     `json:"shard"`             // which part of the run this process plays
+	StartAt time.Time `json:"start_at,omitzero"` // wall clock of the first scheduled send, zero: when ready
 	// MaxClockError bounds how far this machine's clock may be from that of the
 	// other shards, 0: DefaultMaxClockError where clocks are compared.
 	MaxClockError time.Duration `json:"max_clock_error_ns,omitempty"`
@@ -152,6 +159,13 @@ func (o *Options) Validate() error {
 	if o.Concurrency > 0 && o.Sessions == SessionsBoth {
 		bad("--concurrency has no recorded times to wait for: use --sessions think for the recorded pauses, or none")
 	}
+	if strings.ContainsFunc(o.SessionHeader, func(c rune) bool {
+		return (c|0x20 < 'a' || c|0x20 > 'z') && (c < '0' || c > '9') && c != '-' && c != '_'
+	}) {
+		bad("--session-header is %q, want the name of a header, such as X-Session-Id", o.SessionHeader)
+	} else if slices.ContainsFunc(ownHeaders, func(name string) bool { return strings.EqualFold(name, o.SessionHeader) }) {
+		bad("--session-header %s has a meaning of its own: name another, such as X-Session-Id", o.SessionHeader)
+	}
 	switch o.Cache {
 	case "", CacheWarm, CacheCold, CacheSalted:
 	default:
@@ -177,6 +191,12 @@ func (o *Options) Validate() error {
 		bad("timeouts cannot be negative")
 	}
 	return errors.Join(errs...)
+}
+
+// ownHeaders are those of every request that cannot carry a session.
+var ownHeaders = []string{
+	"Host", "Connection", "Content-Type", "Content-Length", "Transfer-Encoding", "User-Agent", "Authorization",
+	"Accept-Encoding", "Expect", "Upgrade", "TE", "Trailer", "Idempotency-Key", requestIDHeader,
 }
 
 // maxShares bounds --scale-rate: each copy is a reader of the trace.

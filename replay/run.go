@@ -273,7 +273,10 @@ func (r *run) encode(e *encoder, row *traceformat.Row, lap int32, prompt, output
 	x.digest = promptDigest(e.ids, call.Text)
 	x.req.Method = "POST"
 	x.req.Path, x.req.Body = r.Backend.Encode(make([]byte, 0, 512+6*prompt), call)
-	x.req.Header = append(r.Header[:len(r.Header):len(r.Header)], wire.Field{Name: "X-Request-Id", Value: call.ID})
+	x.req.Header = append(r.Header[:len(r.Header):len(r.Header)], wire.Field{Name: requestIDHeader, Value: call.ID})
+	if name := r.plan.Options.SessionHeader; name != "" && row.Session.OK {
+		x.req.Header = append(x.req.Header, wire.Field{Name: name, Value: sessionID(&x.row)})
+	}
 	x.dec = r.Backend.NewDecoder(call)
 	return x
 }
@@ -296,6 +299,13 @@ func (r *run) answered(x *exchange, at time.Duration) {
 	if x.user != nil && x.user.open.Add(-1) == 0 {
 		r.queue.leave(at)
 	}
+}
+
+const requestIDHeader = "X-Request-Id"
+
+// sessionID names a session at the server, the same in every run of a trace.
+func sessionID(row *traceformat.Row) string {
+	return "reprise-" + strconv.Itoa(int(row.Lap)) + "-" + strconv.FormatInt(row.Session.V, 10)
 }
 
 // requestID names a request at the server, the same in every run of a trace.

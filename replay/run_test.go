@@ -527,6 +527,69 @@ func TestRunOfARun(t *testing.T) {
 	}
 }
 
+// TestRunSendsSessions: on demand a request names its session, another one in each
+// lap, and one that has none says nothing.
+func TestRunSendsSessions(t *testing.T) {
+	for _, name := range []string{"", "X-Session-Id"} {
+		synctest.Test(t, func(t *testing.T) {
+			o := Defaults()
+			o.Loop, o.SessionHeader = 2, name
+			trace := talk()
+			single := trace.rows[len(trace.rows)-1]
+			single.ID, single.Session, single.Parent = 99, traceformat.Opt[int64]{}, traceformat.Opt[int64]{}
+			single.Arrival += time.Second
+			trace.rows = append(trace.rows, single)
+			var mu sync.Mutex
+			sent := map[string]string{}
+			f := &fakeClient{script: func(int) string { return answer }}
+			c := &headersClient{fakeClient: f, saw: func(h []wire.Field) {
+				mu.Lock()
+				defer mu.Unlock()
+				var id, session string
+				for _, f := range h {
+					switch f.Name {
+					case "X-Request-Id":
+						id = f.Value
+					case name:
+						session += f.Value
+					}
+				}
+				sent[id] = session
+			}}
+			rows, _, err := play(t, trace, o, f, func(conf *Config) { conf.Client = c })
+			if err != nil || len(rows) != 2*len(trace.rows) {
+				t.Fatalf("err = %v, %d rows; want %d", err, len(rows), 2*len(trace.rows))
+			}
+			for i := range rows {
+				want := ""
+				if s, ok := rows[i].Session.Get(); ok && name != "" {
+					want = fmt.Sprintf("reprise-%d-%d", rows[i].Lap, s)
+				}
+				if got, ok := sent[requestID(&rows[i])]; !ok || got != want {
+					t.Errorf("--session-header %q: request %d of lap %d sent session %q, want %q", name, rows[i].ID, rows[i].Lap, got, want)
+				}
+			}
+		})
+	}
+	o := Defaults()
+	for _, bad := range []string{"a b", "X-Session:", "content-length", "x-request-id"} {
+		if o.SessionHeader = bad; o.Validate() == nil {
+			t.Errorf("--session-header %q is taken", bad)
+		}
+	}
+}
+
+// A headersClient shows the headers of each request.
+type headersClient struct {
+	*fakeClient
+	saw func([]wire.Field)
+}
+
+func (c *headersClient) Start(req *wire.Request, sink wire.Sink) wire.Call {
+	c.saw(req.Header)
+	return c.fakeClient.Start(req, sink)
+}
+
 // earlyAlarm notes how long before each deadline it was to wake.
 type earlyAlarm struct {
 	bubbleAlarm

@@ -84,6 +84,12 @@ func (x *exchange) End(t int64, how capture.Ending) {
 		x.over, x.how, x.ended = true, how, t
 	}
 }
+func (x *exchange) Mispaired(t int64) {
+	if !x.over {
+		x.resp, x.pieces, x.respGap, x.status = nil, nil, 0, 0
+		x.End(t, capture.Truncated)
+	}
+}
 func (x *exchange) Gap(t int64, response bool, n int64) {
 	if response {
 		x.respGap += n
@@ -135,4 +141,5 @@ func (nothing) ResponseHead(int64, int, capture.Header)           {}
 func (nothing) ResponseBody(int64, []byte)                        {}
 func (nothing) ResponseEnd(int64)                                 {}
 func (nothing) End(int64, capture.Ending)                         {}
+func (nothing) Mispaired(int64)                                   {}
 func (nothing) Gap(int64, bool, int64)                            {}

@@ -4,10 +4,12 @@ package packet
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -17,8 +19,12 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"reprise/capture"
 	"reprise/capture/packet/frame"
@@ -26,17 +32,33 @@ import (
 	"reprise/traceformat"
 )
 
-// realTruth is what a client saw of its request.
-type realTruth struct{ sent, first int64 }
+// realTruth is what a client knows of its request, in nanoseconds since the epoch.
+//
+// A client that reads the clock learns when it ran, and not when something was
+// on the wire: in between the machine may have done something else for
+// milliseconds. So the first byte left between two readings of the clock, and
+// that the first event came is what the kernel wrote on it for the client's own
+// socket.
+type realTruth struct {
+	before, after int64 // the request was written between these
+	first         int64 // the kernel had the first event
+	read          int64 // the client had it
+}
 
 // realTraffic sends n requests over keep-alive connections of net/http's server
 // on loopback, each for a number of tokens of its own, and returns what the
-// clients saw, by that number. Every answer has two events and its usage.
+// clients saw, by that number. Every answer has two events and its usage; what
+// follows the first event waits until the client has that, so that no read has
+// both.
 func realTraffic(t *testing.T, port int, n, clients int) map[int]realTruth {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
 	if err != nil {
 		t.Fatal(err)
+	}
+	read := make([]chan struct{}, n+1)
+	for i := range read {
+		read[i] = make(chan struct{})
 	}
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -48,6 +70,11 @@ func realTraffic(t *testing.T, port int, n, clients int) map[int]realTruth {
 		for i := range 2 {
 			io.WriteString(w, event(id, i))
 			w.(http.Flusher).Flush()
+			select {
+			case <-read[id]:
+			case <-r.Context().Done():
+				return
+			}
 		}
 		io.WriteString(w, lastEvent(id))
 	})}
@@ -64,21 +91,27 @@ func realTraffic(t *testing.T, port int, n, clients int) map[int]realTruth {
 				return
 			}
 			defer conn.Close()
-			stamped := &stampedConn{Conn: conn}
+			stamped, err := newStampedConn(conn.(*net.TCPConn))
+			if err != nil {
+				t.Error(err)
+				return
+			}
 			br := bufio.NewReader(stamped)
 			for id := 1 + c; id <= n; id += clients {
 				body := requestBody(id)
 				req := fmt.Sprintf("POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
-				tr := realTruth{sent: time.Now().UnixNano()}
-				stamped.first = 0
+				var tr realTruth
+				stamped.begin(func() { close(read[id]) })
+				tr.before = time.Now().UnixNano()
 				io.WriteString(conn, req)
+				tr.after = time.Now().UnixNano()
 				resp, err := http.ReadResponse(br, nil)
 				if err != nil {
 					t.Error(err)
 					return
 				}
 				io.Copy(io.Discard, resp.Body)
-				tr.first = stamped.first
+				tr.first, tr.read = stamped.first, stamped.read
 				mu.Lock()
 				truths[id] = tr
 				mu.Unlock()
@@ -89,18 +122,50 @@ func realTraffic(t *testing.T, port int, n, clients int) map[int]realTruth {
 	return truths
 }
 
-// stampedConn notes when the first read with an event returned.
+// stampedConn notes when the first event of an answer came.
 type stampedConn struct {
-	net.Conn
-	first int64
+	raw         syscall.RawConn
+	control     [64]byte
+	seen        func() // nil: it came
+	first, read int64
 }
 
-func (c *stampedConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if c.first == 0 && strings.Contains(string(p[:n]), "data:") {
-		c.first = time.Now().UnixNano()
+func newStampedConn(c *net.TCPConn) (*stampedConn, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil, err
 	}
-	return n, err
+	opt := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1) })
+	return &stampedConn{raw: raw}, errors.Join(opt, err)
+}
+
+// begin is called before a request; seen will be once its first event is there.
+func (c *stampedConn) begin(seen func()) { c.seen, c.first, c.read = seen, 0, 0 }
+
+func (c *stampedConn) Read(p []byte) (n int, err error) {
+	var oob int
+	if e := c.raw.Read(func(fd uintptr) bool {
+		n, oob, _, _, err = unix.Recvmsg(int(fd), p, c.control[:], 0)
+		return err != unix.EAGAIN
+	}); e != nil {
+		return 0, e
+	}
+	now := time.Now().UnixNano()
+	if n == 0 && err == nil {
+		err = io.EOF
+	}
+	if n > 0 && c.seen != nil && bytes.Contains(p[:n], []byte("data:")) {
+		c.read = now
+		list, _ := unix.ParseSocketControlMessage(c.control[:oob])
+		for _, m := range list {
+			if m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SCM_TIMESTAMPNS {
+				c.first = (*unix.Timespec)(unsafe.Pointer(&m.Data[0])).Nano()
+			}
+		}
+		c.seen()
+		c.seen = nil
+	}
+	return max(n, 0), err
 }
 
 // recorded runs packets through an engine and a recorder.
@@ -120,8 +185,13 @@ func newRecorded(t *testing.T, port int) *recorded {
 	return r
 }
 
-// check compares the rows with what the clients saw. Errors of time depend on
-// what else the machine does: they are printed, not judged.
+// outside is how far v lies outside of a range.
+func outside(v, from, to int64) float64 {
+	return float64(min(v-from, 0)+max(v-to, 0)) / 1e6
+}
+
+// check compares the rows with what the clients know. What a client's clock says
+// depends on what else the machine does: that is printed, not judged.
 func (r *recorded) check(t *testing.T, truths map[int]realTruth) {
 	t.Helper()
 	r.engine.Close()
@@ -137,7 +207,8 @@ func (r *recorded) check(t *testing.T, truths map[int]realTruth) {
 		t.Errorf("%d requests: %s; %+v", len(truths), acc, s)
 	}
 	start := r.rec.Header().Start.UnixNano()
-	var arrivals, ttfts []float64
+	var arrivals, ttfts, woken, late []float64 // ms
+	unstamped := 0
 	for i := range r.list {
 		row := &r.list[i]
 		id := row.MaxTokens.Or(0)
@@ -149,15 +220,46 @@ func (r *recorded) check(t *testing.T, truths map[int]realTruth) {
 		if row.OutputTokens.Or(0) != id || row.OutputTokensSource != traceformat.SourceUsage || row.Status.Or(0) != 200 {
 			t.Errorf("request %d: output tokens %d by %s, status %d", id, row.OutputTokens.Or(0), row.OutputTokensSource, row.Status.Or(0))
 		}
-		arrivals = append(arrivals, float64(start+int64(row.Arrival)-tr.sent)/1e6)
+		at := start + int64(row.Arrival)
+		arrivals = append(arrivals, outside(at, tr.before, tr.after))
 		ttft, ok := row.TTFT.Get()
 		if !ok {
 			t.Errorf("request %d has no TTFT", id)
 			continue
 		}
-		ttfts = append(ttfts, float64(int64(ttft)-(tr.first-tr.sent))/1e6)
+		if tr.first == 0 {
+			unstamped++ // the kernel begins to stamp a moment after it was asked to
+			continue
+		}
+		ttfts = append(ttfts, outside(int64(ttft), tr.first-tr.after, tr.first-tr.before))
+		woken = append(woken, float64(int64(ttft)-(tr.read-tr.before))/1e6)
+		late = append(late, float64(tr.read-tr.first)/1e6)
 	}
-	t.Logf("%d rows; arrival minus truth in ms: %s; TTFT minus truth in ms: %s; gaps %d, duplicates %d", len(r.list), spread(arrivals), spread(ttfts), s.Reassembly.Gaps, s.Reassembly.Duplicates)
+	t.Logf("%d rows, %d without the kernel's stamp, gaps %d, duplicates %d; in ms:\n"+
+		"  arrival, beyond the two clock readings around the write: %s\n"+
+		"  TTFT, by the kernel's stamp on the client's socket:       %s\n"+
+		"  TTFT, by the client's clock when it had read the event:  %s\n"+
+		"  of which the client read it later than the kernel had it: %s",
+		len(r.list), unstamped, s.Reassembly.Gaps, s.Reassembly.Duplicates, spread(arrivals), spread(ttfts), spread(woken), spread(late))
+	if len(ttfts) == 0 || unstamped > len(r.list)/10 {
+		t.Fatalf("the kernel stamped %d of %d first events", len(ttfts), len(r.list))
+	}
+	if m := most(arrivals); m > 0.2 {
+		t.Errorf("the p99 of the error of arrivals is %.3f ms", m)
+	}
+	if m := most(ttfts); m > 1 {
+		t.Errorf("the p99 of the error of TTFT is %.3f ms", m)
+	}
+}
+
+// most is the p99 of absolute values.
+func most(v []float64) float64 {
+	abs := make([]float64, len(v))
+	for i := range v {
+		abs[i] = math.Abs(v[i])
+	}
+	slices.Sort(abs)
+	return abs[len(abs)*99/100]
 }
 
 func spread(v []float64) string {
@@ -166,7 +268,7 @@ func spread(v []float64) string {
 	}
 	slices.Sort(v)
 	at := func(q float64) float64 { return v[int(q*float64(len(v)-1))] }
-	return fmt.Sprintf("p1 %.3f p50 %.3f p99 %.3f", at(0.01), at(0.5), at(0.99))
+	return fmt.Sprintf("p1 %+.3f p50 %+.3f p99 %+.3f", at(0.01), at(0.5), at(0.99))
 }
 
 func requests(t *testing.T) int {

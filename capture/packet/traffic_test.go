@@ -368,8 +368,11 @@ func TestNoWrongPairings(t *testing.T) {
 				if tt.name == "pipelined" {
 					share = min(share, 0.05) // beyond, nothing tells a pipelined request that is missed from others
 				}
+				if tt.name == "pipelined" && seed%3 == 1 {
+					share = 0 // losses can hide for ever that others were sent before the capture began
+				}
 				p := pcaptest.Lose(tt.g.net.Packets, share, r)
-				if seed%3 == 1 && tt.name != "pipelined" { // nor one that was sent before the capture began
+				if seed%3 == 1 {
 					p = pcaptest.Behead(p, r.IntN(30))
 				}
 				if seed%3 == 2 {
@@ -391,8 +394,12 @@ func TestLateJoin(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		g    *traffic
-	}{{"http1", http1(100, 50, 10)}, {"h2c", h2c(100, 50, 10)}} {
+	}{{"http1", http1(100, 50, 10)}, {"pipelined", pipelined(60, 50)}, {"h2c", h2c(100, 50, 10)}} {
 		t.Run(tt.name, func(t *testing.T) {
+			want := 0.99
+			if tt.name == "pipelined" {
+				want = 0.97 // of a burst that was under way, nothing says whose answer is whose
+			}
 			for _, n := range []int{1, 2, 3, 4, 5, 7, 11, 20, 33, 100} {
 				p := pcaptest.Behead(tt.g.net.Packets, n)
 				from := map[int]int64{} // when each connection is seen first
@@ -410,7 +417,7 @@ func TestLateJoin(t *testing.T) {
 				for _, o := range []Options{{Ports: []uint16{8000}}, {}} {
 					rec, s := play(t, pcaptest.Source(p), o)
 					v := lateVerdict(later, rec)
-					if v.wrong > 0 || float64(v.complete) < 0.99*float64(len(later.truth)) {
+					if v.wrong > 0 || float64(v.complete) < want*float64(len(later.truth)) {
 						t.Errorf("without the first %d packets: %+v of %d; dropped %v, stats %+v", n, v, len(later.truth), rec.dropped, s.HTTP)
 					}
 				}

@@ -195,9 +195,21 @@ func startCaddy(t *testing.T, upstream string) *front {
 	if program == "" {
 		return nil
 	}
+	// An answer that comes at once can overtake the end of the request's body
+	// inside of a Caddy built with an older Go: its server closes the body as it
+	// begins to answer, its transport, still to see the body's end, takes that
+	// for a failure and hangs up on the engine ("use of closed network
+	// connection"), and the client gets the first event and a regular end.
+	// Bodies that Caddy has read before it asks the engine cannot do that.
+	buffers := "request_buffers 64KiB"
+	if version, err := exec.Command(program, "version").Output(); err != nil {
+		t.Fatal(err)
+	} else if old := strings.TrimPrefix(string(version), "v"); strings.HasPrefix(old, "2.5.") || strings.HasPrefix(old, "2.6.") {
+		buffers = "buffer_requests"
+	}
 	dir, port := t.TempDir(), freePort(t)
 	log := filepath.Join(dir, "access.log")
-	conf := writeConfig(t, dir, "Caddyfile", fmt.Sprintf("{\n admin off\n auto_https off\n}\nhttp://:%d {\n bind 127.0.0.1\n log {\n  output file %s\n  format json\n }\n reverse_proxy %s {\n  flush_interval -1\n }\n}\n", port, log, upstream))
+	conf := writeConfig(t, dir, "Caddyfile", fmt.Sprintf("{\n admin off\n auto_https off\n}\nhttp://:%d {\n bind 127.0.0.1\n log {\n  output file %s\n  format json\n }\n reverse_proxy %s {\n  flush_interval -1\n  %s\n }\n}\n", port, log, upstream, buffers))
 	stop := runFront(t, port, dir, program, "run", "--config", conf, "--adapter", "caddyfile")
 	return &front{name: "caddy", url: fmt.Sprintf("http://127.0.0.1:%d", port), log: log, stop: stop}
 }
@@ -264,7 +276,6 @@ type truth struct {
 	at      time.Time
 	status  int
 	aborted bool
-	cut     bool // the gateway broke the answer off
 }
 
 // drive sends n requests to a model, in turn, of which every fifth is given up
@@ -306,11 +317,10 @@ func drive(t *testing.T, url string, n int) []truth {
 			_, err = io.ReadFull(resp.Body, make([]byte, 200))
 			cancel()
 		} else {
-			_, err = io.Copy(io.Discard, resp.Body)
+			err = readAnswer(resp)
 		}
 		if err != nil {
-			t.Logf("request %d was broken off by the gateway: %v", i, err)
-			one.cut = true
+			t.Errorf("request %d: %v", i, err)
 		}
 		resp.Body.Close()
 		cancel()
@@ -318,6 +328,19 @@ func drive(t *testing.T, url string, n int) []truth {
 		time.Sleep(5 * time.Millisecond)
 	}
 	return truths
+}
+
+// readAnswer reads the rest of an answer, and returns an error if a stream has no
+// regular end.
+func readAnswer(resp *http.Response) error {
+	b, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode == http.StatusOK && !bytes.HasSuffix(b, []byte("[DONE]\n\n")) {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return fmt.Errorf("broken off by the gateway after %d bytes: %w", len(b), err)
+	}
+	return nil
 }
 
 // readTrace reads the rows and the header of a trace.
@@ -371,13 +394,8 @@ func TestLogsOfRealGateways(t *testing.T) {
 				}
 			}
 			var errs []time.Duration
-			cut := 0
 			for i, row := range rows {
 				errs = append(errs, h.Start.Add(row.Arrival).Sub(truths[i].at).Abs())
-				if truths[i].cut {
-					cut++ // on a machine that is very busy; how it ended is not the client's to say
-					continue
-				}
 				want := traceformat.ResultOK
 				switch {
 				case truths[i].aborted && f.aborts:
@@ -394,9 +412,6 @@ func TestLogsOfRealGateways(t *testing.T) {
 				if row.Endpoint != traceformat.EndpointChat || row.TTFT.OK || row.PromptTokens.OK {
 					t.Errorf("request %d: %s: an access log knows no TTFT and no tokens", i, row.AppendJSON(nil))
 				}
-			}
-			if cut > len(rows)/5 {
-				t.Errorf("%d of %d answers were broken off by the gateway", cut, len(rows))
 			}
 			slices.Sort(errs)
 			t.Logf("arrivals differ from the client's by %v (median), %v (most)", errs[len(errs)/2], errs[len(errs)-1])

@@ -245,6 +245,9 @@ func captureFiles(ctx context.Context, c *ucli.Context, files []string, po packe
 	if ctx.Err() != nil { // what standard input was cut at is no damage
 		return errors.Join(r.finish(traceformat.PartialInterrupted), context.Canceled)
 	}
+	if src.Secrets > 0 {
+		r.details.Warnings = append(r.details.Warnings, "the files hold TLS keys, which are not used: what is encrypted stays unread, docs/capturing.md says what to do")
+	}
 	for _, err := range src.Problems {
 		r.details.Warnings = append(r.details.Warnings, err.Error())
 	}

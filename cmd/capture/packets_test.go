@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -12,11 +13,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"reprise/capture/packet/frame"
+	"reprise/capture/packet/pcaptest"
 	"reprise/internal/cli"
 )
 
@@ -60,6 +64,38 @@ func TestPacketsOfFile(t *testing.T) {
 	_, stdout, _ = runCapture("packets", "--json", loPcap, loPcap, "--force", "-o", out)
 	if err := json.Unmarshal([]byte(stdout), &got); err != nil || got.Rows != 18 || got.Details.Packets.Seen != 2*751 {
 		t.Errorf("the same file twice: %v, %+v", err, got)
+	}
+}
+
+// TestPacketsWithKeys: a file that carries TLS keys is read, and what is encrypted
+// in it stays unread, which is said.
+func TestPacketsWithKeys(t *testing.T) {
+	var n pcaptest.Net
+	c := n.Dial()
+	c.Open(1_790_000_000_000_000_000)
+	c.Send(pcaptest.Client, 1_790_000_000_001_000_000, append([]byte{0x16, 3, 1, 0, 200}, make([]byte, 200)...))
+	c.Close(pcaptest.Client, 1_790_000_000_002_000_000)
+	file := pcaptest.PcapNG(frame.Ethernet, 9, false, n.Packets)
+	// A Decryption Secrets Block with the line of a key log, behind the section's header.
+	keys := []byte("CLIENT_RANDOM 00 00\n")
+	block := binary.LittleEndian.AppendUint32(nil, 10)
+	block = binary.LittleEndian.AppendUint32(block, uint32(20+len(keys)))
+	block = binary.LittleEndian.AppendUint32(block, 0x544c534b) // TLSK
+	block = binary.LittleEndian.AppendUint32(block, uint32(len(keys)))
+	block = binary.LittleEndian.AppendUint32(append(block, keys...), uint32(20+len(keys)))
+	name := filepath.Join(t.TempDir(), "keys.pcapng")
+	if err := os.WriteFile(name, slices.Insert(file, 28, block...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	status, stdout, stderr := runCapture("packets", "--json", name, "-o", filepath.Join(t.TempDir(), "t.parquet"))
+	var got packetsJSON
+	if err := json.Unmarshal([]byte(stdout), &got); err != nil || status != 0 || got.Details.Packets.Seen != int64(len(n.Packets)) || got.Rows != 0 {
+		t.Fatalf("status %d, %v, %+v\n%s", status, err, got, stderr)
+	}
+	for _, want := range []string{"TLS keys, which are not used", "1 connections are encrypted"} {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("%q is not said:\n%s", want, stderr)
+		}
 	}
 }
 

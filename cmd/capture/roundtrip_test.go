@@ -126,25 +126,28 @@ func TestCaptureReplayCapture(t *testing.T) {
 	if len(first) != 36 {
 		t.Fatalf("%d rows of 36 requests", len(first))
 	}
-	play := func(trace, name string) []traceformat.Row {
+	play := func(trace, name string, more ...string) []traceformat.Row {
 		_, rows := record(name, func(url string) {
-			runReplay(t, program, file(trace), "--backend", "sim", "--url", url, "-o", file(name+"-run"), "--missing", "fail")
+			args := []string{file(trace), "--backend", "sim", "--url", url, "-o", file(name + "-run"), "--missing", "fail"}
+			runReplay(t, program, append(args, more...)...)
 		})
 		return rows
 	}
-	// From messages to token ids, and from token ids to the same again.
-	second := play("first.parquet", "second.parquet")
+	// From messages to token ids, and from token ids to the same again: the first
+	// replay names the sessions, and the second leaves them to be found.
+	second := play("first.parquet", "second.parquet", "--session-header", "X-Session-Id")
 	_, run := readTrace(t, filepath.Join(file("second.parquet-run"), "trace.parquet"))
-	sameTrace(t, "first and second", first, second, run, 64)
+	sameTrace(t, "first and second", first, second, run, 64, true)
 	third := play("second.parquet", "third.parquet")
 	_, run = readTrace(t, filepath.Join(file("third.parquet-run"), "trace.parquet"))
-	sameTrace(t, "second and third", second, third, run, 0)
+	sameTrace(t, "second and third", second, third, run, 0, false)
 }
 
 // sameTrace compares a trace with the capture of its replay, whose own record is
 // run. The limit of tokens is what joins rows: converse gives each its own. Slack
-// is how many tokens of a shared beginning blocks of different kinds may differ by.
-func sameTrace(t *testing.T, name string, want, got, run []traceformat.Row, slack int) {
+// is how many tokens of a shared beginning blocks of different kinds may differ by;
+// named says that the replay sent the sessions, so that each is there as a whole.
+func sameTrace(t *testing.T, name string, want, got, run []traceformat.Row, slack int, named bool) {
 	t.Helper()
 	if len(got) != len(want) || len(run) != len(want) {
 		t.Fatalf("%s: %d rows, %d of the replay, want %d", name, len(got), len(run), len(want))
@@ -169,9 +172,9 @@ func sameTrace(t *testing.T, name string, want, got, run []traceformat.Row, slac
 			t.Errorf("%s: request %d: given up after %v, want %v", name, i, g.Abort.V, w.Abort.V)
 		}
 		for k := range i {
-			// A replay names no sessions, and what of a prompt is no whole block
-			// is new in each turn: not every turn is found, but none in a
-			// session of others.
+			// Where no session is named, and as what of a prompt is no whole block
+			// is new in each turn, not every turn is found, but none in a session
+			// of others.
 			if w.Session == want[k].Session {
 				turns++
 				if g.Session == got[k].Session {
@@ -195,6 +198,9 @@ func sameTrace(t *testing.T, name string, want, got, run []traceformat.Row, slac
 	slices.Sort(errs)
 	slices.Sort(sends)
 	t.Logf("%s: %d of %d pairs of turns found", name, found, turns)
+	if named && found != turns {
+		t.Errorf("%s: %d of %d pairs of turns found, though sessions were named", name, found, turns)
+	}
 	t.Logf("%s: arrivals differ by %v (median), %v (most); sends were late by %v (median), %v (most)",
 		name, errs[len(errs)/2], errs[len(errs)-1], sends[len(sends)/2], sends[len(sends)-1])
 	if d := errs[len(errs)/2]; d > sends[len(sends)/2]+100*time.Millisecond {

@@ -72,6 +72,7 @@ func runFlags() []cli.Flag {
 		&cli.Uint64Flag{Name: "seed", Value: d.Seed, Usage: "`N` that prompts are made from"},
 
 		&cli.StringFlag{Name: "sessions", Value: string(d.Sessions), Usage: "what a later turn waits for: `recorded|think|both`; its recorded time, the answer and the recorded pause, or the later of the two"},
+		&cli.StringFlag{Name: "session-header", Usage: "send each request's session, as a pseudonym, in the header `NAME`, such as X-Session-Id", DefaultText: "none"},
 		&cli.StringFlag{Name: "aborts", Value: string(d.Aborts), Usage: "where the recorded client hung up, do so at the same `time|tokens|off`"},
 		&cli.StringFlag{Name: "arrival", Usage: "in place of the recorded times, a `PROCESS`: constant, poisson or gamma:cv=N"},
 		&cli.StringFlag{Name: "rate", Usage: "requests a second of --arrival: `N`, or stages 5:30s,5..40:2m,40:1m"},

@@ -241,6 +241,7 @@ func options(c *urfave.Context) (replay.Options, error) {
 	o.FirstTokenTimeout, o.IdleTimeout, o.TotalTimeout = c.Duration("first-token-timeout"), c.Duration("idle-timeout"), c.Duration("timeout")
 	o.Grace = c.Duration("grace")
 	o.Spin = c.Duration("spin")
+	o.SessionHeader = c.String("session-header")
 	o.Sessions, o.Aborts = replay.SessionPolicy(c.String("sessions")), replay.AbortPolicy(c.String("aborts"))
 	o.ScaleRate, o.Concurrency = c.Float64("scale-rate"), c.Int("concurrency")
 	var errs []error

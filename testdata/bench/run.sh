@@ -92,6 +92,8 @@ logs() {
 }
 
 packets() {
+  title packets "10,000 requests on loopback, recorded by tcpdump and by our ring, beside the kernel's and the client's clock"
+  go test -run 'TestTcpdump|TestRing' -count 1 -v ./capture/packet | sed -n '/rows,\|ms:\|clock\|stamp\|later\|^ *---/p'
   title packets "a capture of streamed answers to a finished trace, one core; packets/s, MB/s, and memory"
   GOMAXPROCS=1 go test -run '^$' -bench . -cpu 1 -benchtime 3x ./capture/packet ./capture/packet/frame
   GOMAXPROCS=1 REPRISE_BENCH_PCAP=$out/streams.pcap go test -run '^$' -bench Packets -benchtime 3x ./cmd/capture

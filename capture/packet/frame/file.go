@@ -92,6 +92,19 @@ type packedSource struct {
 
 func (s *packedSource) Close() error { return s.close() }
 
+// secrets is how many blocks of TLS keys a source has met so far.
+func secrets(s Source) int {
+	switch s := s.(type) {
+	case *fileSource:
+		return secrets(s.Source)
+	case *packedSource:
+		return secrets(s.Source)
+	case *ngSource:
+		return s.guard.secrets
+	}
+	return 0
+}
+
 func unpacked(r io.Reader, closer func() error) (Source, error) {
 	br := bufio.NewReaderSize(r, readBuffer)
 	magic, err := br.Peek(4)

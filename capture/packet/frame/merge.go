@@ -33,6 +33,8 @@ type Merged struct {
 	// Problems are the files that ended in damage. What was good of them was
 	// read.
 	Problems []error
+	// Secrets counts the blocks of TLS keys in files that were read to their end.
+	Secrets int
 
 	waiting []pending // by first time, not opened yet
 	open    sources
@@ -195,6 +197,7 @@ func (m *Merged) advance(in *input) bool {
 	if err != io.EOF {
 		m.Problems = append(m.Problems, fmt.Errorf("%w: read up to there", err))
 	}
+	m.Secrets += secrets(in.src)
 	in.src.Close()
 	return false
 }

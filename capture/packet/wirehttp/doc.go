@@ -26,6 +26,7 @@ type Exchange interface {
 	ResponseBody(t int64, p []byte)
 	ResponseEnd(t int64)
 	End(t int64, how capture.Ending)
+	Mispaired(t int64)
 	Gap(t int64, response bool, n int64)
 }
 

@@ -52,7 +52,7 @@ type asked struct {
 	conn bool  // CONNECT
 	h2c  bool  // asks for an upgrade to h2c
 	// lost stands for requests that may have been missed here; x is nil then.
-	// off is where in the client's stream they were.
+	// off is where in the client's stream they were, or it begins.
 	// within says that they were lost while another request was unanswered, so
 	// that they are part of it unless the client pipelines.
 	lost bool
@@ -78,14 +78,18 @@ type h1 struct {
 	orphans      int   // answers to requests that are not known, so far
 	orphanAt     int64 // where the last of them begins
 	orphanAck    int64 // what the server had received when it began it
+	// trial is what a connection that was joined late is on, or nil.
+	trial *trial
 	// gone is a request whose answer was seen before it, because of a hole, and
 	// taken for nobody's. It ends with its last byte.
-	gone Exchange
+	gone   Exchange
+	served int64 // how far the server's stream has been read
 }
 
 func newH1(f *Flow, late bool) *h1 {
 	c := &h1{f: f, orphanAt: -1, orphanAck: -1, headAck: -1, doubt: late}
 	if late {
+		c.trial = &trial{need: 1, end: -1}
 		for i := range c.sides {
 			c.sides[i].step, c.sides[i].unsure = stLost, true
 		}
@@ -95,6 +99,9 @@ func newH1(f *Flow, late bool) *h1 {
 
 func (c *h1) data(role int, at reassembly.Mark, p []byte) {
 	s := &c.sides[role]
+	if role == fromServer {
+		c.served = at.Off + int64(len(p))
+	}
 	start := true // p begins a segment
 	for len(p) > 0 {
 		n := 0
@@ -161,6 +168,7 @@ func (c *h1) bad(s *side) {
 
 func (c *h1) lose(s *side, to step) {
 	c.keep(s, nil)
+	c.endTrial(!c.piped)
 	s.step, s.unsure, c.doubt = to, true, true
 	if s == &c.sides[fromClient] {
 		c.push(asked{lost: true, off: s.lostAt}, 0)
@@ -399,6 +407,7 @@ func (c *h1) request(s *side, now, end int64, line []byte) bool {
 	q := asked{
 		x:    e.Recorder.Begin(s.mark.Time, capture.Conn{Client: c.f.clientName(), LateJoin: c.f.late}),
 		ack:  s.mark.Ack,
+		off:  s.mark.Off,
 		head: method == "HEAD",
 		conn: method == "CONNECT",
 	}
@@ -445,13 +454,106 @@ func (c *h1) push(q asked, now int64) {
 		c.gone = q.x
 		return
 	}
+	c.burst(q, now)
+	n = len(c.queue)
 	for i := range c.queue {
 		c.piped = c.piped || !c.queue[i].lost && c.queue[i].ack == q.ack
 	}
 	if n >= maxUnanswered {
+		c.endTrial(false)
 		c.pop(now, capture.Evicted)
 	}
 	c.queue = append(c.queue, q)
+}
+
+// A trial is how a connection that was joined late becomes one whose answers are
+// known to be those of its requests. When it was joined, requests may have been
+// unanswered that nobody saw, and if the client pipelines, what looks like the
+// answer to its first request is the answer to one of those.
+//
+// So answers are given in order, and no exchange ends, until the client asks
+// again having received the end of the last answer, and nothing beyond. If there
+// were as many answers as requests until then, they were paired rightly. If
+// there were more, they were not; but then, too, everything is answered now. A
+// client that pipelined across the join has to come out even several times
+// before it is believed. A client that always asks again while a request is
+// unanswered shows that sooner or later, and is never believed.
+type trial struct {
+	ack             int64 // what the client had received when it sent these requests
+	end             int64 // where the last answer ended, -1: none did
+	asked, answered int   // requests sent at ack, and answers since
+	good, need      int   // times in a row that these were the same, and how many it takes
+	held            []held
+}
+
+// held is an exchange that could be over.
+type held struct {
+	x Exchange
+	t int64 // of the end of the answer
+}
+
+// evenAfterOdd is how often requests and answers have to be the same in number,
+// in a row, once they were not.
+const evenAfterOdd = 3
+
+// burst takes a request into account that is about to be queued.
+func (c *h1) burst(q asked, now int64) {
+	tr := c.trial
+	if tr == nil || tr.asked > 0 && q.ack == tr.ack {
+		if tr != nil {
+			tr.asked++
+		}
+		return
+	}
+	if tr.asked > 0 {
+		s := &c.sides[fromServer]
+		between := !c.answering && !c.orphan && s.step == stHead && len(s.buf) == 0 && q.ack == tr.end
+		switch {
+		case between && tr.answered == tr.asked:
+			if tr.good++; tr.good >= tr.need {
+				c.endTrial(true)
+				c.doubt = false
+			}
+		case between && tr.answered > tr.asked:
+			c.endTrial(false)
+			c.trial = &trial{need: evenAfterOdd, end: tr.end}
+		default:
+			// It asked while an answer was under way or missing: it pipelines, unless
+			// it is the packets that are out of order, and it had more than was seen.
+			c.piped = c.piped || tr.asked > 1 || q.ack >= 0 && q.ack <= c.served
+			c.endTrial(!c.piped)
+			if c.piped && c.answering {
+				c.queue[0].x.Mispaired(now)
+				c.pop(now, capture.Truncated)
+				c.orphan = true // and the rest of that answer is nobody's
+			}
+			return
+		}
+		for len(c.queue) > 0 { // whose answers went elsewhere
+			c.pop(now, capture.Truncated)
+		}
+		s.unsure = false
+		if tr = c.trial; tr == nil {
+			return
+		}
+	}
+	tr.ack, tr.asked, tr.answered = q.ack, 1, 0
+}
+
+// endTrial ends the exchanges that were held: right says that their answers are
+// theirs.
+func (c *h1) endTrial(right bool) {
+	if c.trial == nil {
+		return
+	}
+	for _, h := range c.trial.held {
+		if right {
+			h.x.ResponseEnd(h.t)
+		} else {
+			h.x.Mispaired(h.t)
+		}
+	}
+	c.trial = nil
 }
 
 // endGone ends the request whose answer had passed.
@@ -484,7 +586,11 @@ func (c *h1) asksAt(off int64) bool {
 // everything before the answer, and nothing of it, when it sent the request. The
 // acknowledgement in the request's first segment says how much that was.
 func (c *h1) match(s *side, now int64) *asked {
-	if len(c.queue) == 0 || c.piped && c.doubt {
+	if len(c.queue) == 0 || c.piped && c.doubt && c.trial == nil {
+		return nil
+	}
+	if c.doubt && s.mark.Ack >= 0 && s.mark.Ack <= c.queue[0].off && !c.queue[0].lost {
+		c.piped = true // the server did not have the request yet
 		return nil
 	}
 	if !s.unsure && !c.queue[0].lost {
@@ -526,6 +632,9 @@ func (c *h1) response(s *side, at reassembly.Mark, status int, end int64, rest [
 	if !ok {
 		c.bad(s)
 		return false
+	}
+	if tr := c.trial; tr != nil && tr.asked > 0 {
+		tr.answered++
 	}
 	c.orphan, c.answering = q == nil, q != nil
 	if q == nil {
@@ -588,9 +697,16 @@ func (c *h1) end(role int, t, off int64) {
 		}
 		return
 	}
-	if c.answering {
+	if c.answering && c.trial != nil {
+		c.trial.held = append(c.trial.held, held{c.queue[0].x, t})
+		c.queue = slices.Delete(c.queue, 0, 1)
+		c.answering = false
+	} else if c.answering {
 		c.queue[0].x.ResponseEnd(t)
 		c.pop(t, capture.Truncated)
+	}
+	if c.trial != nil {
+		c.trial.end = off
 	}
 	c.orphan = false
 }
@@ -750,6 +866,7 @@ func (c *h1) close(end ending) {
 			end.how = capture.Truncated
 		}
 	}
+	c.endTrial(c.trial != nil && c.trial.answered <= c.trial.asked)
 	c.endGone(end.t)
 	for len(c.queue) > 0 {
 		c.pop(end.t, end.how)
@@ -758,6 +875,7 @@ func (c *h1) close(end ending) {
 
 // release gives back memory.
 func (c *h1) release() {
+	c.endTrial(true)
 	for i := range c.sides {
 		c.keep(&c.sides[i], nil)
 	}

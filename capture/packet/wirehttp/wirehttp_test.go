@@ -59,6 +59,7 @@ func (e *entry) End(t int64, how capture.Ending) {
 	e.put("%s@%d", map[capture.Ending]string{capture.ClientAbort: "client_abort", capture.ServerReset: "server_reset", capture.Timeout: "timeout", capture.Truncated: "truncated", capture.Evicted: "evicted"}[how], t)
 	e.over = true
 }
+func (e *entry) Mispaired(t int64)                   { e.put("mispaired@%d", t); e.over = true }
 func (e *entry) Gap(t int64, response bool, n int64) { e.put("gap(%d)", n) }
 
 func (l *log) String() string {
@@ -240,6 +241,45 @@ func TestHTTP1(t *testing.T) {
 			w.say(client, post(2, "b"))
 			w.say(server, answer("two"))
 		}, "@3 late POST /v1/completions id=2 <b sent@3 200@4 >two done@4\n"},
+		{"joined between two pipelined requests", func(w *wire) {
+			w.say(client, post(2, "b"))
+			w.say(server, answer("one"))
+			w.say(server, answer("two"))
+			for i := 3; i < 10; i += 2 {
+				w.say(client, post(i, ""))
+				w.say(client, post(i+1, ""))
+				w.say(server, answer("odd")+answer("even"))
+			}
+		}, "@1 late POST /v1/completions id=2 <b sent@1 200@2 >one mispaired@2\n" +
+			"@4 late POST /v1/completions id=3 sent@4 200@6 >odd done@6\n@5 late POST /v1/completions id=4 sent@5 200@6 >even done@6\n" +
+			"@7 late POST /v1/completions id=5 sent@7 200@9 >odd done@9\n@8 late POST /v1/completions id=6 sent@8 200@9 >even done@9\n" +
+			"@10 late POST /v1/completions id=7 sent@10 200@12 >odd done@12\n@11 late POST /v1/completions id=8 sent@11 200@12 >even done@12\n" +
+			"@13 late POST /v1/completions id=9 sent@13 200@15 >odd done@15\n@14 late POST /v1/completions id=10 sent@14 200@15 >even done@15\n"},
+		{"joined between bursts of requests", func(w *wire) {
+			for i := 1; i < 4; i += 2 {
+				w.say(client, post(i, "")+post(i+1, ""))
+				w.say(server, answer("odd")+answer("even"))
+			}
+		}, "@1 late POST /v1/completions id=1 sent@1 200@2 >odd done@2\n@1 late POST /v1/completions id=2 sent@1 200@2 >even done@2\n" +
+			"@3 late POST /v1/completions id=3 sent@3 200@4 >odd done@4\n@3 late POST /v1/completions id=4 sent@3 200@4 >even done@4\n"},
+		{"joined where the client always asks ahead", func(w *wire) {
+			w.say(client, post(2, ""))
+			w.say(server, "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n")
+			w.say(client, post(3, ""))
+			w.say(server, "one")
+			w.say(server, answer("two"))
+			w.say(client, post(4, ""))
+			w.say(server, answer("three"))
+		}, "@1 late POST /v1/completions id=2 sent@1 200@2 mispaired@3\n@3 late POST /v1/completions id=3 sent@3 truncated@7\n@6 late POST /v1/completions id=4 sent@6 truncated@7\n" +
+			"dropped response_without_request\n"},
+		{"the server begins an answer before it has the request", func(w *wire) {
+			w.say(client, post(2, ""))
+			w.segment(server, reassembly.ACK, "")
+			w.next[client] -= uint32(len(post(2, "")))
+			w.say(server, answer("one"))
+			w.next[client] += uint32(len(post(2, "")))
+			w.say(server, answer("two"))
+		}, "@1 late POST /v1/completions id=2 sent@1 truncated@4\ndropped response_without_request\n"},
 		{"bytes lost within a body of known length", func(w *wire) {
 			w.open()
 			w.say(client, post(1, "a"))
