@@ -170,16 +170,15 @@ func (d *Difference) judge(t distuv.StudentsT) (p, less float64) {
 // Tied says whether a quantile lies on a value that makes up 1 % or more of a
 // side, so that it jumps rather than moves.
 func (p *Paired) Tied(level float64) bool {
-	if level == Mean || p.a.sorted == nil {
-		return false
-	}
-	a, b := p.Estimate(level)
-	share := func(v []float64, x float64) float64 {
-		lo, _ := slices.BinarySearch(v, x)
-		hi, _ := slices.BinarySearch(v, math.Nextafter(x, math.Inf(1)))
-		return float64(hi-lo) / float64(len(v))
-	}
-	return share(p.a.sorted, a) >= 0.01 || share(p.b.sorted, b) >= 0.01
+	return level != Mean && p.a.sorted != nil && (Tied(p.a.sorted, level) || Tied(p.b.sorted, level))
+}
+
+// Tied says whether a quantile lies on a value that makes up 1 % or more of all.
+func Tied(sorted []float64, level float64) bool {
+	x := Quantile(sorted, level)
+	lo, _ := slices.BinarySearch(sorted, x)
+	hi, _ := slices.BinarySearch(sorted, math.Nextafter(x, math.Inf(1)))
+	return float64(hi-lo) >= 0.01*float64(len(sorted))
 }
 
 // Repeated compares one figure of a deployment by the difference in each pair
