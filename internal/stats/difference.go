@@ -226,6 +226,21 @@ func Repeated(a, b []float64, tied bool) Difference {
 	return d
 }
 
+// MeanOf is the mean of a figure over repeats with Student's interval at [Level]:
+// what other runs of the same deployment would give. NaN below three values.
+func MeanOf(v []float64) (mean, sd, lo, hi float64) {
+	var m Moments
+	for _, x := range v {
+		m.Add(x)
+	}
+	mean, sd = m.Mean(), m.SD()
+	if len(v) < 3 {
+		return mean, sd, math.NaN(), math.NaN()
+	}
+	h := student(len(v)-1).Quantile(1-(1-Level)/2) * sd / math.Sqrt(float64(len(v)))
+	return mean, sd, mean - h, mean + h
+}
+
 // Holm corrects p-values for looking at all of them (Holm, "A simple
 // sequentially rejective multiple test procedure", 1979). NaN stays NaN and
 // counts for nothing.
