@@ -236,8 +236,8 @@ func explain(name string, err error) error {
 		}
 		return err
 	}
-	if row, ok := errors.AsType[*traceformat.RowError](err); ok && row.Row < 0 && row.Name == name && errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s: no such file", name)
+	if row, ok := errors.AsType[*traceformat.RowError](err); ok && row.Row < 0 && (name == "" || row.Name == name) && errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: no such file", row.Name)
 	}
 	return err
 }

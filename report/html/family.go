@@ -189,5 +189,10 @@ func against(c *report.Comparison) section {
 			s.Blocks = append(s.Blocks, block{Title: x.title, Table: x.t, Fold: true})
 		}
 	}
+	for i := range s.Blocks {
+		if t := s.Blocks[i].Table; t != nil {
+			t.Caption += ", " + c.Mark() + " and A" // no two tables of a page have one name
+		}
+	}
 	return s
 }
