@@ -65,6 +65,8 @@ type Comparison struct {
 	Invalid  bool     `json:"invalid"`
 	Warnings []string `json:"warnings,omitempty"`
 	mark     string   // of B in a Family: C, D and so on
+	charts   [2]*profiler
+	charted  [2]*run
 }
 
 // A Subject is one side as its runs describe it.
@@ -181,6 +183,9 @@ type CompareConfig struct {
 	// between the sides.
 	KeepUnequal bool
 	Seed        uint64 // of the bootstrap
+	// Charts keeps what [Family.Profiles] needs of the first pair of runs, which
+	// spares reading them again.
+	Charts bool
 }
 
 // figure is what is compared of pairs.
@@ -283,7 +288,14 @@ func (c *Comparison) pair(ctx context.Context, i int, nameA, nameB string, conf 
 	}
 	// One set of SLOs judges both.
 	b.conf.SLOs = a.conf.SLOs
-	j, err := readDuel(ctx, a, b, !conf.KeepUnequal)
+	if conf.Charts && i == 0 {
+		c.charts, c.charted = [2]*profiler{newProfiler(a.conf), newProfiler(b.conf)}, [2]*run{a, b}
+	}
+	var profilers [2]*profiler
+	if i == 0 {
+		profilers = c.charts
+	}
+	j, err := readDuel(ctx, a, b, !conf.KeepUnequal, profilers)
 	if err != nil {
 		return err
 	}
@@ -294,13 +306,13 @@ func (c *Comparison) pair(ctx context.Context, i int, nameA, nameB string, conf 
 	c.B.Runs = append(c.B.Runs, fact(b, j.sums[1]))
 	c.Work = append(c.Work, j.work)
 	into.joined = j.work.Joined
-	into.measure(j, conf.Seed)
+	shift := into.measure(j, conf.Seed)
 	into.energy(a.manifest, b.manifest)
 	if i == 0 {
 		// Where the differences are is told of the first pair: pairs are never
 		// pooled.
 		c.Paired = sooner(j.pairs)
-		c.Shift = shifts(j.pairs, conf.Seed)
+		c.Shift = shift
 		c.Segments = segments(j, conf.Seed)
 		c.Movers = movers(j.pairs)
 	}
@@ -318,22 +330,32 @@ func fact(r *run, s *metrics.Summary) RunFact {
 	return f
 }
 
-// measure compares one pair of runs.
-func (r *comparedRun) measure(j *duel, seed uint64) {
+// measure compares one pair of runs, and returns the shifts of TTFT and E2E.
+func (r *comparedRun) measure(j *duel, seed uint64) (shift []Shift) {
 	r.tied = map[string]bool{}
 	levels := make([]float64, len(compared))
 	for i, c := range compared {
 		levels[i] = c.level
 	}
-	add := func(name string, p *stats.Paired) {
-		for i, d := range p.Differences(seed, levels...) {
-			full := name + "." + compared[i].name
-			r.metrics = append(r.metrics, runMetric{Metric{Name: full, Unit: "ns"}, d})
+	add := func(name string, p *stats.Paired, more ...float64) []stats.Difference {
+		ds := p.Differences(seed, slices.Concat(levels, more)...)
+		for i, c := range compared {
+			full := name + "." + c.name
+			r.metrics = append(r.metrics, runMetric{Metric{Name: full, Unit: "ns"}, ds[i]})
 			r.tied[full] = p.Tied(levels[i])
 		}
+		return ds[len(compared):]
 	}
 	for _, f := range latencies {
-		add(f.name, f.paired(j.pairs, nil))
+		var more []float64
+		if f.name != "tpot" {
+			more = shiftLevels
+		}
+		for i, d := range add(f.name, f.paired(j.pairs, nil), more...) {
+			if d.OK() {
+				shift = append(shift, Shift{f.name, shiftLevels[i], d.A, Value{number(d.Diff), number(d.Lo), number(d.Hi)}})
+			}
+		}
 	}
 	if sum(j.itl[0]) > 0 && sum(j.itl[1]) > 0 {
 		add("itl", stats.NewSketched(itlEdges, &j.itl[0], &j.itl[1], &j.sumI[0], &j.sumI[1]))
@@ -351,6 +373,7 @@ func (r *comparedRun) measure(j *duel, seed uint64) {
 	}
 	r.total("output_tokens_per_second", "1/s", true, j.sums[0].Rates.OutputTokens, j.sums[1].Rates.OutputTokens)
 	r.total("requests_per_second", "1/s", true, j.sums[0].Rates.Completed, j.sums[1].Rates.Completed)
+	return shift
 }
 
 // noneOf bounds a share of requests that is 0 on both sides, of n each: that
@@ -662,18 +685,8 @@ func sooner(pairs []pair) (out []Sooner) {
 	return out
 }
 
-// shifts compares TTFT and E2E quantile by quantile.
-func shifts(pairs []pair, seed uint64) (out []Shift) {
-	levels := []float64{0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99}
-	for _, f := range latencies[:2] {
-		for i, d := range f.paired(pairs, nil).Differences(seed, levels...) {
-			if d.OK() {
-				out = append(out, Shift{f.name, levels[i], d.A, Value{number(d.Diff), number(d.Lo), number(d.Hi)}})
-			}
-		}
-	}
-	return out
-}
+// shiftLevels are the quantiles at which TTFT and E2E are compared.
+var shiftLevels = []float64{0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99}
 
 // maxMovers is how many requests are named that moved most.
 const maxMovers = 20
@@ -681,16 +694,20 @@ const maxMovers = 20
 // movers are the pairs whose E2E differs most.
 func movers(pairs []pair) (out []Mover) {
 	moved := func(i int32) float64 { return math.Abs(float64(pairs[i].b.e2e) - float64(pairs[i].a.e2e)) }
-	order := make([]int32, 0, len(pairs))
-	for i := range pairs {
-		if moved(int32(i)) >= 0 {
-			order = append(order, int32(i))
-		}
+	further := func(i, j int32) int {
+		return cmp.Or(cmp.Compare(moved(j), moved(i)), cmp.Compare(pairs[i].key.id, pairs[j].key.id), cmp.Compare(pairs[i].key.lap, pairs[j].key.lap))
 	}
-	slices.SortFunc(order, func(i, j int32) int {
-		return cmp.Or(cmp.Compare(moved(j), moved(i)), cmp.Compare(pairs[i].key.id, pairs[j].key.id))
-	})
-	for _, i := range order[:min(len(order), maxMovers)] {
+	order := make([]int32, 0, maxMovers+1) // the furthest so far
+	for k := range pairs {
+		i := int32(k)
+		if !(moved(i) >= 0) || len(order) == maxMovers && further(i, order[maxMovers-1]) > 0 {
+			continue
+		}
+		at, _ := slices.BinarySearchFunc(order, i, further)
+		order = slices.Insert(order, at, i)
+		order = order[:min(len(order), maxMovers)]
+	}
+	for _, i := range order {
 		p := &pairs[i]
 		out = append(out, Mover{
 			ID: p.key.id, Lap: p.key.lap, Arrival: p.zero, PromptTokens: p.prompt, OutputTokens: p.output,

@@ -62,14 +62,17 @@ func (f *Family) Invalid() bool {
 	return slices.ContainsFunc(f.Comparisons, func(c *Comparison) bool { return c.Invalid })
 }
 
-// FirstRuns are the first run of each side, that of the baseline first: what
-// charts show.
-func (f *Family) FirstRuns() []string {
-	out := []string{f.Comparisons[0].A.Runs[0].Name}
+// Profiles are what charts show: the first run of each side, that of the baseline
+// first, on one axis of time. It takes a Family that was made with Charts.
+func (f *Family) Profiles(ctx context.Context) ([]*Profile, error) {
+	ps, runs := f.Comparisons[0].charts[:1:1], f.Comparisons[0].charted[:1:1]
 	for _, c := range f.Comparisons {
-		out = append(out, c.B.Runs[0].Name)
+		ps, runs = append(ps, c.charts[1]), append(runs, c.charted[1])
 	}
-	return out
+	if slices.Contains(ps, nil) {
+		return nil, errors.New("the comparison was made without charts")
+	}
+	return settle(ctx, ps, runs)
 }
 
 // Headline says in a sentence a side what was found.

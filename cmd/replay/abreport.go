@@ -49,7 +49,7 @@ func (a *ab) finish(ctx context.Context, f *experiment.Folder) error {
 	if err != nil {
 		return err
 	}
-	conf := report.CompareConfig{KeepUnequal: a.c.Bool("keep-unequal"), Seed: a.options.Seed, Config: report.Config{SLOs: slos}}
+	conf := report.CompareConfig{KeepUnequal: a.c.Bool("keep-unequal"), Seed: a.options.Seed, Charts: true, Config: report.Config{SLOs: slos}}
 	var pairs [][2]report.Side
 	for _, cell := range f.Plan.Cells[1:] {
 		x, y := sides(f, f.Plan.Cells[0].Name, cell.Name)
@@ -70,7 +70,7 @@ func (a *ab) finish(ctx context.Context, f *experiment.Folder) error {
 			r.Comparisons = append(r.Comparisons, sequenceComparison{c, r.checks[i]})
 		}
 	}
-	if err := a.write(ctx, r, conf.Config); err != nil {
+	if err := a.write(ctx, r); err != nil {
 		return err
 	}
 	if len(f.Plan.Cells) > 1 {
@@ -160,14 +160,14 @@ func (a *ab) invalid(f *experiment.Folder) bool {
 
 // write prints the report and writes report.txt, .md, .json and, where there is
 // a comparison, .html.
-func (a *ab) write(ctx context.Context, r *sequenceReport, conf report.Config) error {
+func (a *ab) write(ctx context.Context, r *sequenceReport) error {
 	var text, md, js bytes.Buffer
 	if err := errors.Join(r.renderText(&text), r.renderMarkdown(&md), cli.WriteJSON(&js, r)); err != nil {
 		return err
 	}
 	files := map[string][]byte{"report.txt": text.Bytes(), "report.md": md.Bytes(), "report.json": js.Bytes()}
 	if r.family != nil {
-		ps, err := report.Profiles(ctx, r.family.FirstRuns(), conf)
+		ps, err := r.family.Profiles(ctx)
 		if err != nil {
 			return err
 		}

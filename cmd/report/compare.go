@@ -74,7 +74,7 @@ func compare(ctx context.Context, c *ucli.Context) error {
 	if err := oneStdout(c, "json", "markdown", "html"); err != nil {
 		return err
 	}
-	conf := report.CompareConfig{KeepUnequal: c.Bool("keep-unequal"), Seed: c.Uint64("seed")}
+	conf := report.CompareConfig{KeepUnequal: c.Bool("keep-unequal"), Seed: c.Uint64("seed"), Charts: c.String("html") != ""}
 	if c.IsSet("slo") {
 		slos, err := metrics.ParseSLOs(c.StringSlice("slo"))
 		if err != nil {
@@ -110,7 +110,7 @@ func compare(ctx context.Context, c *ucli.Context) error {
 	if err != nil {
 		return cli.Usagef("", "--fail-if: %w", err)
 	}
-	if err := writeComparison(ctx, c, family, checks, conf.Config); err != nil {
+	if err := writeComparison(ctx, c, family, checks); err != nil {
 		return err
 	}
 	failed := slices.ContainsFunc(slices.Concat(checks...), func(k report.Check) bool { return k.Failed })
@@ -123,7 +123,7 @@ func compare(ctx context.Context, c *ucli.Context) error {
 	return nil
 }
 
-func writeComparison(ctx context.Context, c *ucli.Context, f *report.Family, checks [][]report.Check, conf report.Config) error {
+func writeComparison(ctx context.Context, c *ucli.Context, f *report.Family, checks [][]report.Check) error {
 	if name := c.String("junit"); name != "" {
 		var b bytes.Buffer
 		if err := report.WriteJUnit(&b, slices.Concat(checks...)); err != nil {
@@ -137,7 +137,7 @@ func writeComparison(ctx context.Context, c *ucli.Context, f *report.Family, che
 	if err != nil {
 		return err
 	}
-	page, err := writeTo(c, "html", func(w io.Writer) error { return pageOf(ctx, w, f, checks, conf) })
+	page, err := writeTo(c, "html", func(w io.Writer) error { return pageOf(ctx, w, f, checks) })
 	if err != nil || onStdout || page {
 		return err
 	}

@@ -50,8 +50,8 @@ func oneStdout(c *ucli.Context, flags ...string) error {
 }
 
 // pageOf writes a comparison as a page.
-func pageOf(ctx context.Context, w io.Writer, f *report.Family, checks [][]report.Check, conf report.Config) error {
-	ps, err := report.Profiles(ctx, f.FirstRuns(), conf)
+func pageOf(ctx context.Context, w io.Writer, f *report.Family, checks [][]report.Check) error {
+	ps, err := f.Profiles(ctx)
 	if err != nil {
 		return err
 	}

@@ -137,11 +137,11 @@ func manyPages(t testing.TB, n int) (family, repeats []byte) {
 	t.Helper()
 	runs := []string{made(t, n, 1, 1), made(t, n, 2, 1.3), made(t, n, 3, 1)}
 	side := func(i int) report.Side { return report.Side{Name: fmt.Sprint(evil, i), Runs: runs[i : i+1]} }
-	f, err := report.CompareAll(t.Context(), [][2]report.Side{{side(0), side(1)}, {side(0), side(2)}}, report.CompareConfig{Seed: 1})
+	f, err := report.CompareAll(t.Context(), [][2]report.Side{{side(0), side(1)}, {side(0), side(2)}}, report.CompareConfig{Seed: 1, Charts: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ps, err := report.Profiles(t.Context(), f.FirstRuns(), report.Config{})
+	ps, err := f.Profiles(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
