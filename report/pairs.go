@@ -232,10 +232,10 @@ func readDuel(ctx context.Context, a, b *run, exclude bool, profilers [2]*profil
 	}
 	sessions := map[pairKey]int8{} // where each began, by lap: a session stays whole
 	clients := map[string]int32{}
-	cols := [2]*metrics.Collector{metrics.NewCollector(a.conf), metrics.NewCollector(b.conf)}
+	col := metrics.NewCollector(a.conf)
 	i := 0
 	err := a.rows(ctx, func(row *traceformat.Row) {
-		cols[0].Add(row)
+		col.Add(row)
 		m := metrics.Measure(row)
 		if profilers[0] != nil {
 			profilers[0].add(row, &m)
@@ -275,9 +275,11 @@ func readDuel(ctx context.Context, a, b *run, exclude bool, profilers [2]*profil
 	if err != nil {
 		return nil, err
 	}
+	j.sums[0] = col.Summary() // now, as what it is made from takes as much as all pairs
+	col = metrics.NewCollector(b.conf)
 	slices.SortFunc(index, func(x, y entry) int { return x.compare(y.pairKey) })
 	err = b.rows(ctx, func(row *traceformat.Row) {
-		cols[1].Add(row)
+		col.Add(row)
 		m := metrics.Measure(row)
 		if profilers[1] != nil {
 			profilers[1].add(row, &m)
@@ -309,9 +311,7 @@ func readDuel(ctx context.Context, a, b *run, exclude bool, profilers [2]*profil
 			j.work.OnlyA++
 		}
 	}
-	for side := range cols {
-		j.sums[side] = cols[side].Summary()
-	}
+	j.sums[1] = col.Summary()
 	for side, r := range []*run{a, b} {
 		if r.manifest != nil {
 			hold(&j.sums[side].Fidelity, r.manifest.Summary)

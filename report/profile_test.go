@@ -226,3 +226,17 @@ func TestFamilyProfiles(t *testing.T) {
 		t.Error("profiles of a comparison without charts")
 	}
 }
+
+// Readings that come less often than windows are joined; what was not read for
+// long stays unknown.
+func TestJoinReadings(t *testing.T) {
+	nan := math.NaN()
+	v := []float64{nan, 1, nan, 2, nan, 4, nan, nan, nan, nan, nan, nan, 9, nan, 7, nan}
+	want := []float64{nan, 1, 1.5, 2, 3, 4, nan, nan, nan, nan, nan, nan, 9, 8, 7, nan}
+	joinReadings(v)
+	if diff := cmp.Diff(want, v, cmpopts.EquateNaNs()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	joinReadings(nil)
+	joinReadings([]float64{nan, 3, nan})
+}

@@ -34,7 +34,7 @@ func WriteComparison(w io.Writer, c *report.Comparison, checks []report.Check, p
 
 	summary := section{ID: "summary", Title: "Summary", Text: []string{c.Scope()}}
 	if t := gates(checks); t != nil {
-		summary.Blocks = append(summary.Blocks, block{Title: "Gates", Table: t})
+		summary.Blocks = append(summary.Blocks, block{Title: "Gates", Table: t, Narrow: true})
 	}
 	summary.Blocks = append(summary.Blocks, block{Table: metricTable(c)}, block{List: notes(c)})
 	p.Sections = append(p.Sections, summary, work(c))
@@ -181,7 +181,7 @@ func gates(checks []report.Check) *table {
 	if len(checks) == 0 {
 		return nil
 	}
-	t := &table{Caption: "Gates", Head: []string{"condition", "result", "why"}}
+	t := &table{Caption: "Conditions under which this comparison fails", Head: []string{"condition", "result", "why"}}
 	for _, k := range checks {
 		result := cell{Text: "pass", Chip: "good"}
 		switch {

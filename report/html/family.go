@@ -32,7 +32,7 @@ func WriteFamily(w io.Writer, f *report.Family, checks [][]report.Check, profile
 		return WriteComparison(w, f.Comparisons[0], of, [2]*report.Profile{profiles[0], profiles[1]})
 	}
 	p := &page{
-		Eyebrow: "Reprise · comparison", Title: fmt.Sprintf("%d sides against %s", len(f.Comparisons), f.Baseline), Lead: f.Headline(),
+		Eyebrow: "Reprise · comparison", Title: others(f) + " against " + f.Baseline, Lead: f.Headline(),
 		Foot: "Written by report compare. This file loads nothing and can be kept, mailed and printed as it is.",
 	}
 	sides := []marked{{"A", &f.Comparisons[0].A}}
@@ -59,7 +59,7 @@ func WriteFamily(w io.Writer, f *report.Family, checks [][]report.Check, profile
 
 	summary := section{ID: "summary", Title: "Summary", Text: []string{f.Comparisons[0].Scope() + " Each side is held against A; under a figure stands what it is of A's, with its interval."}}
 	if t := gates(slices.Concat(checks...)); t != nil {
-		summary.Blocks = append(summary.Blocks, block{Title: "Gates", Table: t})
+		summary.Blocks = append(summary.Blocks, block{Title: "Gates", Table: t, Narrow: true})
 	}
 	summary.Blocks = append(summary.Blocks, block{Table: matrix(f)})
 	p.Sections = append(p.Sections, summary)
@@ -93,6 +93,18 @@ func WriteFamily(w io.Writer, f *report.Family, checks [][]report.Check, profile
 	return p.write(w)
 }
 
+// others names the sides that are held against the first.
+func others(f *report.Family) string {
+	var names []string
+	for _, c := range f.Comparisons {
+		names = append(names, c.B.Name)
+	}
+	if len(names) > palette {
+		return fmt.Sprintf("%d sides", len(names))
+	}
+	return strings.Join(names[:len(names)-1], ", ") + " and " + names[len(names)-1]
+}
+
 func familyVerdict(f *report.Family) verdict {
 	all := comparisonVerdict(f.Comparisons[0])
 	rank := map[string]int{"good": 0, "plain": 1, "bad": 2}
@@ -103,7 +115,7 @@ func familyVerdict(f *report.Family) verdict {
 			all.Class, all.Word, all.Text = v.Class, v.Word, v.Text
 		}
 		for i := range c.Work {
-			if i == 0 || c.Work[i].Unequal() {
+			if c.Work[i].Unequal() {
 				all.Reasons = append(all.Reasons, c.Mark()+" and A, "+c.DescribeWork(i))
 			}
 		}
@@ -175,7 +187,7 @@ func matrix(f *report.Family) *table {
 
 // against is one comparison of several, in full.
 func against(c *report.Comparison) section {
-	s := section{ID: "against-" + strings.ToLower(c.Mark()), Title: fmt.Sprintf("%s, %s, against A", c.Mark(), c.B.Name), Text: []string{c.Headline()}}
+	s := section{ID: "against-" + strings.ToLower(c.Mark()), Title: fmt.Sprintf("%s against %s in full", c.B.Name, c.A.Name), Text: []string{c.Headline()}}
 	s.Blocks = append(s.Blocks, block{Title: "Metrics", Table: metricTable(c)}, block{List: notes(c)})
 	for _, b := range work(c).Blocks {
 		b.Fold = b.Title != "Fidelity"
