@@ -48,11 +48,48 @@ const checkEvery = 4096
 // alone has no plan, and its window ends with its last request. Reasons that
 // were found against the run when it was played stay reasons.
 func Analyse(ctx context.Context, name string, c Config) (*Analysis, error) {
-	a := &Analysis{Version: AnalysisVersion, Name: name, As: c.As}
-	played, err := openRun(name, c)
+	all, err := analyse(ctx, []string{name}, c)
 	if err != nil {
 		return nil, err
 	}
+	return all[0], nil
+}
+
+// analyse analyses runs that are shown together, on one width of windows.
+func analyse(ctx context.Context, names []string, c Config) ([]*Analysis, error) {
+	var out []*Analysis
+	var runs []*run
+	var profilers []*profiler
+	var segmenters []*segmenter
+	for _, name := range names {
+		played, err := openRun(name, c)
+		if err != nil {
+			return nil, err
+		}
+		p, s := newProfiler(played.conf), newSegmenter(played.conf)
+		a, err := analyseRun(ctx, played, c, p, s)
+		if err != nil {
+			return nil, err
+		}
+		out, runs, profilers, segmenters = append(out, a), append(runs, played), append(profilers, p), append(segmenters, s)
+	}
+	ps, err := settle(ctx, profilers, runs)
+	if err != nil {
+		return nil, err
+	}
+	for i, a := range out {
+		a.Profile, a.Segments = ps[i], segmenters[i].segments(profilers[i])
+		if text := segmenters[i].warning(); text != "" {
+			a.Warnings = append(slices.Clip(a.Warnings), text)
+		}
+	}
+	return out, nil
+}
+
+// analyseRun reads the rows of a run into an analysis short of its profile and
+// segments.
+func analyseRun(ctx context.Context, played *run, c Config, profile *profiler, segments *segmenter) (*Analysis, error) {
+	a := &Analysis{Version: AnalysisVersion, Name: played.name, As: c.As}
 	m, conf := played.manifest, played.conf
 	if m != nil {
 		a.State, a.Reason, a.Warnings, a.Merge = m.State, m.Reason, m.Warnings, m.Merge
@@ -64,18 +101,18 @@ func Analyse(ctx context.Context, name string, c Config) (*Analysis, error) {
 		}
 	}
 	var as *metrics.As
+	var err error
 	if c.As != "" {
 		if as, err = metrics.NewAs(c.As, conf.From); err != nil {
 			return nil, err
 		}
 	}
-	r, err := traceformat.Open(name, c.Read...)
+	r, err := traceformat.Open(played.name, c.Read...)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
 	col := metrics.NewCollector(conf)
-	profile, segments := newProfiler(conf), newSegmenter(conf)
 	n := 0
 	for row, err := range r.All() {
 		if n++; err == nil && n%checkEvery == 0 {
@@ -93,14 +130,6 @@ func Analyse(ctx context.Context, name string, c Config) (*Analysis, error) {
 		}
 	}
 	a.Summary = col.Summary()
-	ps, err := settle(ctx, []*profiler{profile}, []*run{played})
-	if err != nil {
-		return nil, err
-	}
-	a.Profile, a.Segments = ps[0], segments.segments(profile)
-	if text := segments.warning(); text != "" {
-		a.Warnings = append(slices.Clip(a.Warnings), text)
-	}
 	a.Warnings = slices.Concat(a.Warnings, lackOf(r.Header().Extra[traceformat.Lacks]))
 	if m != nil {
 		hold(&a.Summary.Fidelity, m.Summary)

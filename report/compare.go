@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -44,6 +46,9 @@ type Comparison struct {
 	B        Subject `json:"b"`
 	Estimand string  `json:"estimand"` // what the intervals speak of: TheseRuns or Deployment
 	Repeats  int     `json:"repeats"`  // pairs of runs
+	// Family is the number of comparisons whose p-values were corrected together,
+	// this one among them; 0 for this one alone.
+	Family int `json:"family,omitempty"`
 	// Work says whether both did the same, one entry a pair of runs.
 	Work    []Work   `json:"work"`
 	Metrics []Metric `json:"metrics"`
@@ -59,6 +64,9 @@ type Comparison struct {
 	// or it was not what the trace says.
 	Invalid  bool     `json:"invalid"`
 	Warnings []string `json:"warnings,omitempty"`
+	mark     string   // of B in a Family: C, D and so on
+	charts   [2]*profiler
+	charted  [2]*run
 }
 
 // A Subject is one side as its runs describe it.
@@ -82,7 +90,7 @@ type RunFact struct {
 // A Metric is one figure of both sides. Durations are in ns.
 type Metric struct {
 	Name   string `json:"name"` // ttft.p99, goodput
-	Unit   string `json:"unit"` // ns, share, 1/s
+	Unit   string `json:"unit"` // ns, share, 1/s, J/token, tokens/J
 	Higher bool   `json:"higher_is_better"`
 	A      Value  `json:"a"`
 	B      Value  `json:"b"`
@@ -175,6 +183,9 @@ type CompareConfig struct {
 	// between the sides.
 	KeepUnequal bool
 	Seed        uint64 // of the bootstrap
+	// Charts keeps what [Family.Profiles] needs of the first pair of runs, which
+	// spares reading them again.
+	Charts bool
 }
 
 // figure is what is compared of pairs.
@@ -198,6 +209,19 @@ var compared = []struct {
 // first of a with the first of b. Sides of different length are compared as far
 // as the shorter one goes, and a warning says so.
 func Compare(ctx context.Context, a, b Side, c CompareConfig) (*Comparison, error) {
+	out, err := compareSides(ctx, a, b, c)
+	if err != nil {
+		return nil, err
+	}
+	correct(out)
+	return out, nil
+}
+
+// compareSides is Compare short of the verdicts.
+func compareSides(ctx context.Context, a, b Side, c CompareConfig) (*Comparison, error) {
+	if err := errors.Join(a.check(), b.check()); err != nil {
+		return nil, err
+	}
 	n := min(len(a.Runs), len(b.Runs))
 	if n == 0 {
 		return nil, errors.New("a comparison takes a run on each side")
@@ -216,10 +240,25 @@ func Compare(ctx context.Context, a, b Side, c CompareConfig) (*Comparison, erro
 		}
 	}
 	out.collect(runs)
-	out.judge()
 	out.noise(runs)
 	out.doubts()
 	return out, nil
+}
+
+// check refuses a run that stands for two repeats: it would vary by nothing.
+func (s *Side) check() error {
+	seen := map[string]bool{}
+	for _, run := range s.Runs {
+		key := filepath.Clean(run)
+		if real, err := filepath.EvalSymlinks(run); err == nil {
+			key = real
+		}
+		if seen[key] {
+			return fmt.Errorf("%s: %s is there twice; a repeat is a run of its own", s.Name, run)
+		}
+		seen[key] = true
+	}
+	return nil
 }
 
 func (c *Comparison) warn(format string, a ...any) {
@@ -228,6 +267,7 @@ func (c *Comparison) warn(format string, a ...any) {
 
 // comparedRun is what stays of a pair of runs.
 type comparedRun struct {
+	joined  int64 // requests
 	metrics []runMetric
 	tied    map[string]bool
 }
@@ -248,7 +288,14 @@ func (c *Comparison) pair(ctx context.Context, i int, nameA, nameB string, conf 
 	}
 	// One set of SLOs judges both.
 	b.conf.SLOs = a.conf.SLOs
-	j, err := readDuel(ctx, a, b, !conf.KeepUnequal)
+	if conf.Charts && i == 0 {
+		c.charts, c.charted = [2]*profiler{newProfiler(a.conf), newProfiler(b.conf)}, [2]*run{a, b}
+	}
+	var profilers [2]*profiler
+	if i == 0 {
+		profilers = c.charts
+	}
+	j, err := readDuel(ctx, a, b, !conf.KeepUnequal, profilers)
 	if err != nil {
 		return err
 	}
@@ -258,12 +305,14 @@ func (c *Comparison) pair(ctx context.Context, i int, nameA, nameB string, conf 
 	c.A.Runs = append(c.A.Runs, fact(a, j.sums[0]))
 	c.B.Runs = append(c.B.Runs, fact(b, j.sums[1]))
 	c.Work = append(c.Work, j.work)
-	into.measure(j, conf.Seed)
+	into.joined = j.work.Joined
+	shift := into.measure(j, conf.Seed)
+	into.energy(a.manifest, b.manifest)
 	if i == 0 {
 		// Where the differences are is told of the first pair: pairs are never
 		// pooled.
 		c.Paired = sooner(j.pairs)
-		c.Shift = shifts(j.pairs, conf.Seed)
+		c.Shift = shift
 		c.Segments = segments(j, conf.Seed)
 		c.Movers = movers(j.pairs)
 	}
@@ -281,43 +330,60 @@ func fact(r *run, s *metrics.Summary) RunFact {
 	return f
 }
 
-// measure compares one pair of runs.
-func (r *comparedRun) measure(j *duel, seed uint64) {
+// measure compares one pair of runs, and returns the shifts of TTFT and E2E.
+func (r *comparedRun) measure(j *duel, seed uint64) (shift []Shift) {
 	r.tied = map[string]bool{}
 	levels := make([]float64, len(compared))
 	for i, c := range compared {
 		levels[i] = c.level
 	}
-	add := func(name string, p *stats.Paired) {
-		for i, d := range p.Differences(seed, levels...) {
-			full := name + "." + compared[i].name
-			r.metrics = append(r.metrics, runMetric{Metric{Name: full, Unit: "ns"}, d})
+	add := func(name string, p *stats.Paired, more ...float64) []stats.Difference {
+		ds := p.Differences(seed, slices.Concat(levels, more)...)
+		for i, c := range compared {
+			full := name + "." + c.name
+			r.metrics = append(r.metrics, runMetric{Metric{Name: full, Unit: "ns"}, ds[i]})
 			r.tied[full] = p.Tied(levels[i])
 		}
+		return ds[len(compared):]
 	}
 	for _, f := range latencies {
-		add(f.name, f.paired(j.pairs, nil))
+		var more []float64
+		if f.name != "tpot" {
+			more = shiftLevels
+		}
+		for i, d := range add(f.name, f.paired(j.pairs, nil), more...) {
+			if d.OK() {
+				shift = append(shift, Shift{f.name, shiftLevels[i], d.A, Value{number(d.Diff), number(d.Lo), number(d.Hi)}})
+			}
+		}
 	}
 	if sum(j.itl[0]) > 0 && sum(j.itl[1]) > 0 {
 		add("itl", stats.NewSketched(itlEdges, &j.itl[0], &j.itl[1], &j.sumI[0], &j.sumI[1]))
 	}
 	share := func(name string, higher bool, a, b []int8) {
 		d := stats.NewPaired(floats(a), floats(b), j.piece).Differences(seed, stats.Mean)[0]
-		if n := float64(len(a)); d.OK() && d.A == 0 && d.B == 0 {
-			// None of n still leaves room for a rate of 3/n (Hanley and Lippman-Hand,
-			// "If nothing goes wrong, is everything all right?", JAMA 249, 1983).
-			d.AHi, d.BHi, d.Lo, d.Hi, d.SE = 3/n, 3/n, -3/n, 3/n, math.NaN()
-		}
+		noneOf(&d, int64(len(a)))
 		r.metrics = append(r.metrics, runMetric{Metric{Name: name, Unit: "share", Higher: higher}, d})
 	}
 	share("error_rate", false, j.failed[0], j.failed[1])
 	if j.sums[0].Goodput != nil && j.sums[1].Goodput != nil {
 		// The share of requests that miss an SLO moves the other way.
 		share("slo_miss_rate", false, j.missed[0], j.missed[1])
-		r.total("goodput", "1/s", j.sums[0].Goodput.Requests, j.sums[1].Goodput.Requests)
+		r.total("goodput", "1/s", true, j.sums[0].Goodput.Requests, j.sums[1].Goodput.Requests)
 	}
-	r.total("output_tokens_per_second", "1/s", j.sums[0].Rates.OutputTokens, j.sums[1].Rates.OutputTokens)
-	r.total("requests_per_second", "1/s", j.sums[0].Rates.Completed, j.sums[1].Rates.Completed)
+	r.total("output_tokens_per_second", "1/s", true, j.sums[0].Rates.OutputTokens, j.sums[1].Rates.OutputTokens)
+	r.total("requests_per_second", "1/s", true, j.sums[0].Rates.Completed, j.sums[1].Rates.Completed)
+	return shift
+}
+
+// noneOf bounds a share of requests that is 0 on both sides, of n each: that
+// still leaves room for a rate of 3/n (Hanley and Lippman-Hand, "If nothing goes
+// wrong, is everything all right?", JAMA 249, 1983).
+func noneOf(d *stats.Difference, n int64) {
+	if d.OK() && d.A == 0 && d.B == 0 {
+		most := 3 / float64(n)
+		d.ALo, d.BLo, d.AHi, d.BHi, d.Lo, d.Hi, d.SE = 0, 0, most, most, -most, most, math.NaN()
+	}
 }
 
 func floats(v []int8) []float64 {
@@ -339,10 +405,32 @@ func sum(v [stats.Pieces][]float64) (total float64) {
 
 // total adds a figure that a run has once: what it varies by, only repeats can
 // tell.
-func (r *comparedRun) total(name, unit string, a, b float64) {
+func (r *comparedRun) total(name, unit string, higher bool, a, b float64) {
 	d := stats.Repeated([]float64{a}, []float64{b}, false)
 	d.Why = "a run has one such figure: what it varies by, three repeats of each side tell"
-	r.metrics = append(r.metrics, runMetric{Metric{Name: name, Unit: unit, Higher: true}, d})
+	r.metrics = append(r.metrics, runMetric{Metric{Name: name, Unit: unit, Higher: higher}, d})
+}
+
+// energy adds what output tokens cost, where the serving hosts of both runs had
+// energy counters.
+func (r *comparedRun) energy(a, b *Manifest) {
+	x, y := joulesPerToken(a), joulesPerToken(b)
+	if x > 0 && y > 0 {
+		r.total("joules_per_output_token", "J/token", false, x, y)
+		r.total("tokens_per_joule", "tokens/J", true, 1/x, 1/y)
+	}
+}
+
+// joulesPerToken is what a run's telemetry says an output token cost all GPUs of
+// the host; 0 is unknown.
+func joulesPerToken(m *Manifest) float64 {
+	if m == nil {
+		return 0
+	}
+	if rec := m.Record(); rec != nil && rec.Energy != nil {
+		return rec.Energy.PerOutputToken.Or(0)
+	}
+	return 0
 }
 
 // paired gathers one figure of the pairs that have it on both sides: of those
@@ -367,31 +455,54 @@ func (f *figure) paired(pairs []pair, places []int32) *stats.Paired {
 
 // collect makes the metrics of all pairs of runs.
 func (c *Comparison) collect(runs []comparedRun) {
-	for i, first := range runs[0].metrics {
-		m := first.Metric
-		d := first.d
-		if len(runs) > 1 {
-			var as, bs []float64
-			tied := false
-			for _, r := range runs {
-				for _, x := range r.metrics {
-					if x.Name == m.Name {
-						as, bs = append(as, x.d.A), append(bs, x.d.B)
-						tied = tied || r.tied[x.Name]
-					}
-				}
-			}
-			if len(runs) >= 3 {
-				d = stats.Repeated(as, bs, tied)
-			} else {
-				d = both(runs[0].metrics[i].d, find(runs[1].metrics, m.Name))
+	var order []Metric
+	for _, r := range runs {
+		for _, x := range r.metrics {
+			if !slices.ContainsFunc(order, func(m Metric) bool { return m.Name == x.Name }) {
+				order = append(order, x.Metric)
 			}
 		}
-		if math.IsNaN(d.A) && math.IsNaN(d.B) {
+	}
+	fewer := map[int][]string{}
+	for _, m := range order {
+		var ds []stats.Difference // of the pairs that have it
+		tied := false
+		for _, r := range runs {
+			if d := find(r.metrics, m.Name); !math.IsNaN(d.A) && !math.IsNaN(d.B) {
+				ds = append(ds, d)
+			}
+			tied = tied || r.tied[m.Name]
+		}
+		if len(ds) == 0 {
 			continue // nothing to say
+		}
+		d := ds[0]
+		switch {
+		case len(runs) >= 3:
+			var as, bs []float64
+			for _, x := range ds {
+				as, bs = append(as, x.A), append(bs, x.B)
+			}
+			d = stats.Repeated(as, bs, tied)
+			if m.Unit == "share" {
+				// Of one run, as runs are not pooled.
+				least := runs[0].joined
+				for _, r := range runs {
+					least = min(least, r.joined)
+				}
+				noneOf(&d, least)
+			}
+		case len(runs) == 2:
+			d = both(find(runs[0].metrics, m.Name), find(runs[1].metrics, m.Name))
+		}
+		if len(ds) < len(runs) {
+			fewer[len(ds)] = append(fewer[len(ds)], m.Name)
 		}
 		m.set(&d)
 		c.Metrics = append(c.Metrics, m)
+	}
+	for _, n := range slices.Sorted(maps.Keys(fewer)) {
+		c.warn("%d of %d pairs of runs alone have %s", n, len(runs), enumerate(fewer[n]))
 	}
 }
 
@@ -434,14 +545,22 @@ func (m *Metric) set(d *stats.Difference) {
 	}
 }
 
-// judge corrects for looking at many metrics and says what is better.
-func (c *Comparison) judge() {
-	ps := make([]float64, len(c.Metrics))
-	for i := range c.Metrics {
-		ps[i] = c.Metrics[i].P.Or(math.NaN())
+// correct corrects p-values for looking at all the metrics of all these comparisons, says
+// what is better, and returns how many p-values there were.
+func correct(cs ...*Comparison) (tests int) {
+	var ps []float64
+	var of []*Metric
+	for _, c := range cs {
+		for i := range c.Metrics {
+			m := &c.Metrics[i]
+			if m.P.OK {
+				tests++
+			}
+			ps, of = append(ps, m.P.Or(math.NaN())), append(of, m)
+		}
 	}
 	for i, p := range stats.Holm(ps) {
-		m := &c.Metrics[i]
+		m := of[i]
 		m.PHolm = number(p)
 		switch {
 		case !m.PHolm.OK:
@@ -454,6 +573,7 @@ func (c *Comparison) judge() {
 			m.Verdict = Worse
 		}
 	}
+	return tests
 }
 
 // noise measures what repeats of one side differ by.
@@ -492,6 +612,21 @@ func (c *Comparison) doubts() {
 			}
 		}
 	}
+	energy := [2]int{}
+	for side, s := range []*Subject{&c.A, &c.B} {
+		for _, r := range s.Runs {
+			if joulesPerToken(r.manifest) > 0 {
+				energy[side]++
+			}
+		}
+	}
+	if (energy[0] > 0) != (energy[1] > 0) {
+		with := c.A.Name
+		if energy[1] > 0 {
+			with = c.B.Name
+		}
+		c.warn("the energy counters of %s alone were read: tokens per joule are not compared", with)
+	}
 	a, b := c.A.Runs[0], c.B.Runs[0]
 	if a.Digest != "" && b.Digest != "" && a.Digest != b.Digest {
 		c.warn("the two sides were not played from one plan (%.12s and %.12s): trace, seed, speed or another flag differs", a.Digest, b.Digest)
@@ -503,7 +638,7 @@ func (c *Comparison) doubts() {
 		c.warn("two runs of each side: the intervals are of these runs, as what differs from run to run takes three")
 	}
 	for i, w := range c.Work {
-		if n := w.Prompts + w.PromptTokens + w.OutputTokens; n > 0 {
+		if w.Unequal() {
 			what := "left out"
 			if w.Excluded == 0 {
 				what = "compared all the same"
@@ -550,18 +685,8 @@ func sooner(pairs []pair) (out []Sooner) {
 	return out
 }
 
-// shifts compares TTFT and E2E quantile by quantile.
-func shifts(pairs []pair, seed uint64) (out []Shift) {
-	levels := []float64{0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99}
-	for _, f := range latencies[:2] {
-		for i, d := range f.paired(pairs, nil).Differences(seed, levels...) {
-			if d.OK() {
-				out = append(out, Shift{f.name, levels[i], d.A, Value{number(d.Diff), number(d.Lo), number(d.Hi)}})
-			}
-		}
-	}
-	return out
-}
+// shiftLevels are the quantiles at which TTFT and E2E are compared.
+var shiftLevels = []float64{0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99}
 
 // maxMovers is how many requests are named that moved most.
 const maxMovers = 20
@@ -569,16 +694,20 @@ const maxMovers = 20
 // movers are the pairs whose E2E differs most.
 func movers(pairs []pair) (out []Mover) {
 	moved := func(i int32) float64 { return math.Abs(float64(pairs[i].b.e2e) - float64(pairs[i].a.e2e)) }
-	order := make([]int32, 0, len(pairs))
-	for i := range pairs {
-		if moved(int32(i)) >= 0 {
-			order = append(order, int32(i))
-		}
+	further := func(i, j int32) int {
+		return cmp.Or(cmp.Compare(moved(j), moved(i)), cmp.Compare(pairs[i].key.id, pairs[j].key.id), cmp.Compare(pairs[i].key.lap, pairs[j].key.lap))
 	}
-	slices.SortFunc(order, func(i, j int32) int {
-		return cmp.Or(cmp.Compare(moved(j), moved(i)), cmp.Compare(pairs[i].key.id, pairs[j].key.id))
-	})
-	for _, i := range order[:min(len(order), maxMovers)] {
+	order := make([]int32, 0, maxMovers+1) // the furthest so far
+	for k := range pairs {
+		i := int32(k)
+		if !(moved(i) >= 0) || len(order) == maxMovers && further(i, order[maxMovers-1]) > 0 {
+			continue
+		}
+		at, _ := slices.BinarySearchFunc(order, i, further)
+		order = slices.Insert(order, at, i)
+		order = order[:min(len(order), maxMovers)]
+	}
+	for _, i := range order {
 		p := &pairs[i]
 		out = append(out, Mover{
 			ID: p.key.id, Lap: p.key.lap, Arrival: p.zero, PromptTokens: p.prompt, OutputTokens: p.output,

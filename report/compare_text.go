@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -98,8 +99,14 @@ func (c *Comparison) scope() string {
 	if c.Estimand == Deployment {
 		s = fmt.Sprintf("Intervals are at 95 %%, of the deployment: Student's over %d pairs of runs.", c.Repeats)
 	}
+	if c.Family > 1 {
+		return s + fmt.Sprintf(" p is after Holm's correction for all metrics of all %d comparisons.", c.Family)
+	}
 	return s + " p is after Holm's correction for all metrics of the table."
 }
+
+// Mark is the letter of B: another one among several sides.
+func (c *Comparison) Mark() string { return cmp.Or(c.mark, "B") }
 
 // RenderText writes a comparison for a terminal.
 func (c *Comparison) RenderText(w io.Writer) error {
@@ -111,7 +118,7 @@ func (c *Comparison) RenderText(w io.Writer) error {
 	line("%s", c.Headline())
 	line("")
 	line("A  %s", c.A.describe())
-	line("B  %s", c.B.describe())
+	line("%s  %s", c.Mark(), c.B.describe())
 	for i := range c.Work {
 		line("%s", c.Work[i].describe(i, len(c.Work)))
 	}
@@ -121,7 +128,7 @@ func (c *Comparison) RenderText(w io.Writer) error {
 	}
 	b.Reset()
 	t := &cli.Table{}
-	t.Row("metric", "A", "B", "B - A", "95 % interval", "relative", "p", "verdict")
+	t.Row("metric", "A", c.Mark(), c.Mark()+" - A", "95 % interval", "relative", "p", "verdict")
 	for i := range c.Metrics {
 		m := &c.Metrics[i]
 		t.Row(m.Name, m.value(m.A.V), m.value(m.B.V), m.value(m.Diff.V), m.interval(m.Diff), m.relative(), pValue(m.PHolm), m.verdict())
@@ -135,7 +142,7 @@ func (c *Comparison) RenderText(w io.Writer) error {
 		line("no interval: %s", why)
 	}
 	for _, s := range c.Paired {
-		line("the same request: %s faster in B for %s of %s, in A for %s; median difference %s", s.Metric,
+		line("the same request: %s faster in %s for %s of %s, in A for %s; median difference %s", s.Metric, c.Mark(),
 			units.Percent(s.B), units.Count(s.Requests), units.Percent(s.A), (&Metric{Unit: "ns"}).value(s.Median))
 	}
 	if rows := c.loudSegments(); len(rows) > 0 {
@@ -205,7 +212,7 @@ func (s *Subject) describe() string {
 
 func (w *Work) describe(i, of int) string {
 	text := "same work"
-	if n := w.Prompts + w.PromptTokens + w.OutputTokens; n > 0 {
+	if w.Unequal() {
 		text = "not all the same work"
 	} else if w.Unverified == w.BothOK && w.BothOK > 0 {
 		text = "prompts not verified (no digests)"
@@ -246,12 +253,12 @@ func (c *Comparison) RenderMarkdown(w io.Writer, checks []Check) error {
 	}
 	for i := range checks {
 		k := &checks[i]
-		line("- %s: `%s`: %s", k.mark("**fail**"), strings.ReplaceAll(k.Gate, "`", "'"), markdown(k.Text))
+		line("- %s: `%s`: %s", k.mark("**fail**"), strings.ReplaceAll(k.Title(), "`", "'"), markdown(k.Text))
 	}
 	if len(checks) > 0 {
 		line("")
 	}
-	line("| metric | %s | %s | B - A | 95 %% interval | relative | p | verdict |", markdown(c.A.Name), markdown(c.B.Name))
+	line("| metric | %s | %s | %s - A | 95 %% interval | relative | p | verdict |", markdown(c.A.Name), markdown(c.B.Name), c.Mark())
 	line("|---|--:|--:|--:|--:|--:|--:|---|")
 	for i := range c.Metrics {
 		m := &c.Metrics[i]

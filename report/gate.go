@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,8 +17,12 @@ import (
 // that B is more than 5 % above A, "error_rate > 0.1%" and "e2e.p50 > 2s" bound
 // B itself. It fails when the whole interval lies beyond the limit, and never
 // on a point estimate.
+//
+// Among several sides a gate is for each that is held against the first, and
+// "sglang: ttft.p99 > +5%" for that one.
 type Gate struct {
 	Expr     string
+	Side     string // that it is for; empty for all
 	Metric   string
 	Above    bool // fails above the limit, otherwise below it
 	Relative bool // of B against A, in place of B itself
@@ -29,7 +34,7 @@ type Gate struct {
 // plain number.
 func ParseGate(expr string) (Gate, error) {
 	g := Gate{Expr: strings.TrimSpace(expr)}
-	i := strings.IndexAny(g.Expr, "<>")
+	i := strings.LastIndexAny(g.Expr, "<>")
 	bad := func(why string) (Gate, error) {
 		return Gate{}, fmt.Errorf("%q: %s; write 'ttft.p99 > +5%%' (B against A), 'error_rate > 0.1%%' or 'goodput < 20' (B itself)", expr, why)
 	}
@@ -37,6 +42,12 @@ func ParseGate(expr string) (Gate, error) {
 		return bad("has neither < nor >")
 	}
 	g.Metric, g.Above = strings.TrimSpace(g.Expr[:i]), g.Expr[i] == '>'
+	if k := strings.LastIndexByte(g.Metric, ':'); k >= 0 {
+		g.Side, g.Metric = strings.TrimSpace(g.Metric[:k]), strings.TrimSpace(g.Metric[k+1:])
+		if g.Side == "" {
+			return bad("names no side before the colon")
+		}
+	}
 	limit := strings.TrimSpace(strings.TrimPrefix(g.Expr[i+1:], "="))
 	if g.Metric == "" || limit == "" {
 		return bad("lacks a metric or a limit")
@@ -68,27 +79,83 @@ func ParseGate(expr string) (Gate, error) {
 // A Check is what became of one gate.
 type Check struct {
 	Gate    string `json:"gate"`
+	Side    string `json:"side,omitempty"` // that was judged, where there are several
 	Failed  bool   `json:"failed"`
 	Unknown bool   `json:"unknown,omitempty"` // there is no interval to judge by
 	Text    string `json:"text"`
 }
 
+// Title is the gate with the side that was judged.
+func (k *Check) Title() string {
+	if k.Side == "" || strings.HasPrefix(k.Gate, k.Side+":") {
+		return k.Gate
+	}
+	return k.Side + ": " + k.Gate
+}
+
 // Check judges the gates. A metric that the comparison does not have is an
-// error: a gate with a typing mistake must not pass.
+// error: a gate with a typing mistake must not pass. A latency that no request
+// has on both sides is unknown.
 func (c *Comparison) Check(gates []Gate) ([]Check, error) {
-	var out []Check
+	out, err := checkAll(gates, c)
+	if err != nil {
+		return nil, err
+	}
+	return out[0], nil
+}
+
+// checkAll judges the gates of each comparison.
+func checkAll(gates []Gate, cs ...*Comparison) ([][]Check, error) {
+	out := make([][]Check, len(cs))
 	for _, g := range gates {
-		m := c.metric(g.Metric)
-		if m == nil {
+		sided, known := false, false
+		for i, c := range cs {
+			if g.Side != "" && g.Side != c.B.Name {
+				continue
+			}
+			sided = true
+			k := Check{Gate: g.Expr, Unknown: true, Text: "cannot be judged: no request has this figure on both sides"}
+			if m := c.metric(g.Metric); m != nil {
+				k, known = g.check(m), true
+			}
+			if len(cs) > 1 {
+				k.Side = c.B.Name
+			}
+			out[i] = append(out[i], k)
+		}
+		if !sided {
 			var names []string
-			for i := range c.Metrics {
-				names = append(names, c.Metrics[i].Name)
+			for _, c := range cs {
+				names = append(names, c.B.Name)
+			}
+			return nil, fmt.Errorf("%q: no side %q is held against %s; there are %s", g.Expr, g.Side, cs[0].A.Name, strings.Join(names, ", "))
+		}
+		if !known && !isLatency(g.Metric) {
+			var names []string
+			for _, c := range cs {
+				for i := range c.Metrics {
+					if !slices.Contains(names, c.Metrics[i].Name) {
+						names = append(names, c.Metrics[i].Name)
+					}
+				}
 			}
 			return nil, fmt.Errorf("no metric %q in this comparison; there are %s", g.Metric, strings.Join(names, ", "))
 		}
-		out = append(out, g.check(m))
 	}
 	return out, nil
+}
+
+// isLatency says whether a comparison has this metric wherever requests succeed
+// on both sides.
+func isLatency(name string) bool {
+	base, stat, _ := strings.Cut(name, ".")
+	return (base == "itl" || slices.ContainsFunc(latencies, func(f figure) bool { return f.name == base })) &&
+		slices.ContainsFunc(compared, func(c struct {
+			name  string
+			level float64
+		}) bool {
+			return c.name == stat
+		})
 }
 
 func (c *Comparison) metric(name string) *Metric {
@@ -144,7 +211,7 @@ func (k *Check) mark(failed string) string {
 func RenderChecks(w io.Writer, checks []Check) error {
 	for i := range checks {
 		k := &checks[i]
-		if _, err := fmt.Fprintf(w, "%s  %s: %s\n", k.mark("FAIL"), k.Gate, k.Text); err != nil {
+		if _, err := fmt.Fprintf(w, "%s  %s: %s\n", k.mark("FAIL"), k.Title(), k.Text); err != nil {
 			return err
 		}
 	}
@@ -173,7 +240,7 @@ func WriteJUnit(w io.Writer, checks []Check) error {
 	}
 	s := suite{Name: "report compare", Tests: len(checks)}
 	for _, c := range checks {
-		t := testcase{Name: c.Gate, Class: "reprise"}
+		t := testcase{Name: c.Title(), Class: "reprise"}
 		switch {
 		case c.Failed:
 			s.Failures++

@@ -36,7 +36,7 @@ func TestSessionsOfLapsAreBlocksOfTheirOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	j, err := readDuel(t.Context(), a, a, true)
+	j, err := readDuel(t.Context(), a, a, true, [2]*profiler{})
 	if err != nil {
 		t.Fatal(err)
 	}

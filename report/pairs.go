@@ -175,16 +175,44 @@ var itlEdges = func() (edges []float64) {
 	return append(edges, math.Inf(1))
 }()
 
-// bin is where itlEdges hold a gap.
+// binTable is the bin of the beginning of each cell: of the numbers that share
+// exponent and the first eight bits of the mantissa, which is a logarithm at the
+// price of a shift. Cells are narrower than bins: one holds one edge at most.
+var binTable = func() (table []uint16) {
+	k := 0
+	for cell := range cellOf(itlEdges[len(itlEdges)-2]) + 2 {
+		for itlEdges[k] < math.Float64frombits((uint64(cell)+firstCell)<<44) {
+			k++
+		}
+		table = append(table, uint16(k))
+	}
+	return table
+}()
+
+// firstCell is the cell of 512 ns, which lies below all edges.
+var firstCell = math.Float64bits(512) >> 44
+
+func cellOf(ns float64) int { return int(math.Float64bits(ns)>>44 - firstCell) }
+
+// bin is where itlEdges hold a gap: bin k holds what lies above edge k-1 and up
+// to edge k.
 func bin(ns float64) int {
-	if ns <= 1e3 {
+	if !(ns > 1e3) {
 		return 0
 	}
-	return min(len(itlEdges)-1, int(math.Ceil(math.Log(ns/1e3)/math.Log(1.01)-1e-9)))
+	cell := cellOf(ns)
+	if cell >= len(binTable) {
+		return len(itlEdges) - 1
+	}
+	k := int(binTable[cell])
+	if ns > itlEdges[k] {
+		k++
+	}
+	return k
 }
 
-// readDuel reads both runs.
-func readDuel(ctx context.Context, a, b *run, exclude bool) (*duel, error) {
+// readDuel reads both runs, for profilers as well where there are some.
+func readDuel(ctx context.Context, a, b *run, exclude bool, profilers [2]*profiler) (*duel, error) {
 	j := &duel{}
 	for side := range j.itl {
 		for i := range j.itl[side] {
@@ -204,11 +232,14 @@ func readDuel(ctx context.Context, a, b *run, exclude bool) (*duel, error) {
 	}
 	sessions := map[pairKey]int8{} // where each began, by lap: a session stays whole
 	clients := map[string]int32{}
-	cols := [2]*metrics.Collector{metrics.NewCollector(a.conf), metrics.NewCollector(b.conf)}
+	col := metrics.NewCollector(a.conf)
 	i := 0
 	err := a.rows(ctx, func(row *traceformat.Row) {
-		cols[0].Add(row)
+		col.Add(row)
 		m := metrics.Measure(row)
+		if profilers[0] != nil {
+			profilers[0].add(row, &m)
+		}
 		p := stats.Piece(i, n)
 		i++
 		if id, ok := row.Session.Get(); ok {
@@ -244,10 +275,15 @@ func readDuel(ctx context.Context, a, b *run, exclude bool) (*duel, error) {
 	if err != nil {
 		return nil, err
 	}
+	j.sums[0] = col.Summary() // now, as what it is made from takes as much as all pairs
+	col = metrics.NewCollector(b.conf)
 	slices.SortFunc(index, func(x, y entry) int { return x.compare(y.pairKey) })
 	err = b.rows(ctx, func(row *traceformat.Row) {
-		cols[1].Add(row)
+		col.Add(row)
 		m := metrics.Measure(row)
+		if profilers[1] != nil {
+			profilers[1].add(row, &m)
+		}
 		in := measured(&b.conf, m.Zero)
 		if in {
 			j.work.Rows[1]++
@@ -275,9 +311,7 @@ func readDuel(ctx context.Context, a, b *run, exclude bool) (*duel, error) {
 			j.work.OnlyA++
 		}
 	}
-	for side := range cols {
-		j.sums[side] = cols[side].Summary()
-	}
+	j.sums[1] = col.Summary()
 	for side, r := range []*run{a, b} {
 		if r.manifest != nil {
 			hold(&j.sums[side].Fidelity, r.manifest.Summary)

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 
 	"reprise/internal/metrics"
@@ -175,4 +177,66 @@ func TestTelemetryIsNoRequirement(t *testing.T) {
 	if err := p.telemetry(t.Context()); err != nil || len(p.Notes) != 1 || p.Findings != nil {
 		t.Errorf("%v, notes %q", err, p.Notes)
 	}
+}
+
+// A bin holds what lies above the edge below it and up to its own.
+func TestBin(t *testing.T) {
+	check := func(ns float64) {
+		k := bin(ns)
+		if ns > itlEdges[k] || k > 0 && ns <= itlEdges[k-1] {
+			t.Fatalf("%v is put into bin %d", ns, k)
+		}
+	}
+	for k, edge := range itlEdges[:len(itlEdges)-1] {
+		for _, ns := range []float64{edge, math.Nextafter(edge, 0), math.Nextafter(edge, math.Inf(1)), edge * 1.005} {
+			check(ns)
+		}
+		if bin(edge) != k {
+			t.Fatalf("edge %d is put into bin %d", k, bin(edge))
+		}
+	}
+	for _, ns := range []float64{0, 1, 512, 999, 1e3, 3.6e12, 1e15, math.Inf(1)} {
+		check(ns)
+	}
+}
+
+// The profiles of a comparison are those of its runs alone.
+func TestFamilyProfiles(t *testing.T) {
+	a, b, c := madeRun(t, shape{n: 500, seed: 1, factor: 1}), madeRun(t, shape{n: 500, seed: 2, factor: 1.3}), madeRun(t, shape{n: 300, seed: 3, factor: 1})
+	f, err := CompareAll(t.Context(), [][2]Side{{{"a", []string{a}}, {"b", []string{b}}}, {{"a", []string{a}}, {"c", []string{c}}}}, CompareConfig{Charts: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := f.Profiles(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := Profiles(t.Context(), []string{a, b, c}, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got, cmpopts.EquateNaNs()); diff != "" {
+		t.Errorf("profiles (-of the runs alone +of the comparison):\n%s", diff)
+	}
+	f, err = CompareAll(t.Context(), [][2]Side{{{"a", []string{a}}, {"b", []string{b}}}}, CompareConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Profiles(t.Context()); err == nil {
+		t.Error("profiles of a comparison without charts")
+	}
+}
+
+// Readings that come less often than windows are joined; what was not read for
+// long stays unknown.
+func TestJoinReadings(t *testing.T) {
+	nan := math.NaN()
+	v := []float64{nan, 1, nan, 2, nan, 4, nan, nan, nan, nan, nan, nan, 9, nan, 7, nan}
+	want := []float64{nan, 1, 1.5, 2, 3, 4, nan, nan, nan, nan, nan, nan, 9, 8, 7, nan}
+	joinReadings(v)
+	if diff := cmp.Diff(want, v, cmpopts.EquateNaNs()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	joinReadings(nil)
+	joinReadings([]float64{nan, 3, nan})
 }

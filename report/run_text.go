@@ -20,7 +20,7 @@ type RunFigure struct {
 	By, Label string // of a segment, both empty for all requests
 	Metric    string // ttft, send_lag, output_tokens
 	Statistic string // p99, mean, per_second
-	Unit      string // ns, 1/s, requests, tokens, share
+	Unit      string // ns, 1/s, requests, tokens, share, W, J/token, tokens/J
 	N         int64  // values behind it, 0 where that is not a sample
 	Value
 }
@@ -61,6 +61,9 @@ func (a *Analysis) RunFigures() (out []RunFigure) {
 	}{{"measured", q.Measured}, {"ok", q.OK}, {"failed", q.Failed}, {"shed", q.Shed}, {"aborted", q.Aborted}, {"unknown", q.Unknown}, {"unsent", q.Unsent}} {
 		one("requests", c.name, "requests", float64(c.n))
 	}
+	if q.Measured > 0 {
+		one("requests", "failed_share", "share", float64(q.Failed+q.Shed)/float64(q.Measured))
+	}
 	one("requests", "offered_per_second", "1/s", s.Rates.Offered)
 	one("requests", "completed_per_second", "1/s", s.Rates.Completed)
 	one("output_tokens", "per_second", "1/s", s.Rates.OutputTokens)
@@ -75,6 +78,13 @@ func (a *Analysis) RunFigures() (out []RunFigure) {
 	if g := s.Goodput; g != nil {
 		one("goodput", "per_second", "1/s", g.Requests)
 		one("goodput", "share", "share", g.Share)
+	}
+	if t := a.Telemetry; t != nil && t.Energy != nil {
+		one("energy", "watts_mean", "W", t.Energy.Watts)
+		if v, ok := t.Energy.PerOutputToken.Get(); ok && v > 0 {
+			one("energy", "joules_per_output_token", "J/token", v)
+			one("energy", "tokens_per_joule", "tokens/J", 1/v)
+		}
 	}
 	for i := range a.Segments {
 		x := &a.Segments[i]
@@ -103,30 +113,36 @@ func (a *Analysis) WriteCSV(w io.Writer) error {
 	if err := c.Write(csvHead); err != nil {
 		return err
 	}
-	digits := func(n Number, unit string) string {
-		switch {
-		case !n.OK:
-			return ""
-		case unit == "ns":
-			b, err := metrics.Nanos(n.V).MarshalJSON()
-			if err != nil {
-				return ""
-			}
-			return strings.Trim(string(b), `"`)
-		}
-		return strconv.FormatFloat(n.V, 'g', -1, 64)
-	}
 	for _, f := range a.RunFigures() {
-		n := ""
-		if f.N > 0 {
-			n = strconv.FormatInt(f.N, 10)
-		}
-		if err := c.Write([]string{f.By, unformula(f.Label), f.Metric, f.Statistic, digits(f.V, f.Unit), digits(f.Lo, f.Unit), digits(f.Hi, f.Unit), f.Unit, n}); err != nil {
+		if err := c.Write(f.record()); err != nil {
 			return err
 		}
 	}
 	c.Flush()
 	return c.Error()
+}
+
+// record is a row of the CSV.
+func (f *RunFigure) record() []string {
+	n := ""
+	if f.N > 0 {
+		n = strconv.FormatInt(f.N, 10)
+	}
+	return []string{f.By, unformula(f.Label), f.Metric, f.Statistic, csvNumber(f.V, f.Unit), csvNumber(f.Lo, f.Unit), csvNumber(f.Hi, f.Unit), f.Unit, n}
+}
+
+func csvNumber(n Number, unit string) string {
+	switch {
+	case !n.OK:
+		return ""
+	case unit == "ns":
+		b, err := metrics.Nanos(n.V).MarshalJSON()
+		if err != nil {
+			return ""
+		}
+		return strings.Trim(string(b), `"`)
+	}
+	return strconv.FormatFloat(n.V, 'g', -1, 64)
 }
 
 func unformula(s string) string {

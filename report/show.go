@@ -27,3 +27,15 @@ func (c *Comparison) DescribeWork(pair int) string { return c.Work[pair].describ
 
 // Manifest is the run's, nil of a capture.
 func (r *RunFact) Manifest() *Manifest { return r.manifest }
+
+// Unequal says whether requests of the pair were not the same work.
+func (w *Work) Unequal() bool { return w.Prompts+w.PromptTokens+w.OutputTokens > 0 }
+
+// Fact is a run in short, as a comparison has it.
+func (a *Analysis) Fact() RunFact {
+	f := RunFact{Name: a.Name, State: a.State, Summary: a.Summary, manifest: a.Profile.Manifest}
+	if m := f.manifest; m != nil {
+		f.Backend, f.Digest = m.Server.Backend, m.Plan.Digest
+	}
+	return f
+}

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"reprise/gpu"
 	"reprise/gpu/findings"
@@ -15,7 +16,8 @@ import (
 )
 
 // A Gauge is one figure of the serving host in every window of a Profile, over
-// all devices that have it. NaN where there was no reading.
+// all devices that have it. Between two readings, where they come less often than
+// windows, the line that joins them; NaN where there was none for longer.
 type Gauge struct {
 	Metric  string // as in gpu/METRICS.md
 	Title   string
@@ -130,7 +132,39 @@ func (p *Profile) telemetry(ctx context.Context) error {
 			}
 			x.Mean[k] /= n
 		}
+		for _, v := range [][]float64{x.Mean, x.Low, x.High} {
+			joinReadings(v)
+		}
 		p.Telemetry = append(p.Telemetry, x)
 	}
 	return nil
+}
+
+// joinReadings draws a line between readings that come less often than windows do. A gap
+// of more than three times the usual one stays a gap: nothing was read there.
+func joinReadings(v []float64) {
+	var at, gaps []int // where there are readings, and how far each is from the one before
+	for k, x := range v {
+		if math.IsNaN(x) {
+			continue
+		}
+		if n := len(at); n > 0 {
+			gaps = append(gaps, k-at[n-1])
+		}
+		at = append(at, k)
+	}
+	if len(gaps) == 0 {
+		return
+	}
+	slices.Sort(gaps)
+	usual := gaps[len(gaps)/2]
+	for i := range at[1:] {
+		from, to := at[i], at[i+1]
+		if to-from > 3*usual {
+			continue
+		}
+		for k := from + 1; k < to; k++ {
+			v[k] = v[from] + (v[to]-v[from])*float64(k-from)/float64(to-from)
+		}
+	}
 }

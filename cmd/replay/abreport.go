@@ -26,9 +26,12 @@ type sequenceReport struct {
 	Version int                    `json:"version"`
 	Plan    *experiment.Plan       `json:"plan"`
 	Runs    []experiment.RunStatus `json:"runs"`
-	// Comparisons hold each other cell against the first one.
+	// Comparisons hold each other cell against the first one; p-values are
+	// corrected for all of them together.
 	Comparisons []sequenceComparison `json:"comparisons"`
 	Warnings    []string             `json:"warnings,omitempty"`
+	family      *report.Family       // of the comparisons, nil of none
+	checks      [][]report.Check
 	dir         string
 }
 
@@ -46,24 +49,28 @@ func (a *ab) finish(ctx context.Context, f *experiment.Folder) error {
 	if err != nil {
 		return err
 	}
-	conf := report.CompareConfig{KeepUnequal: a.c.Bool("keep-unequal"), Seed: a.options.Seed, Config: report.Config{SLOs: slos}}
+	conf := report.CompareConfig{KeepUnequal: a.c.Bool("keep-unequal"), Seed: a.options.Seed, Charts: true, Config: report.Config{SLOs: slos}}
+	var pairs [][2]report.Side
 	for _, cell := range f.Plan.Cells[1:] {
 		x, y := sides(f, f.Plan.Cells[0].Name, cell.Name)
 		if len(x.Runs) == 0 {
 			r.Warnings = append(r.Warnings, fmt.Sprintf("%s and %s have no repeat that both finished: there is nothing to compare", x.Name, y.Name))
 			continue
 		}
-		c, err := report.Compare(ctx, x, y, conf)
-		if err != nil {
+		pairs = append(pairs, [2]report.Side{x, y})
+	}
+	if len(pairs) > 0 {
+		if r.family, err = report.CompareAll(ctx, pairs, conf); err != nil {
 			return err
 		}
-		checks, err := c.Check(a.gates)
-		if err != nil {
+		if r.checks, err = r.family.Check(a.gates); err != nil {
 			return cli.Usagef("the runs are kept: "+a.again(), "--fail-if: %w", err)
 		}
-		r.Comparisons = append(r.Comparisons, sequenceComparison{c, checks})
+		for i, c := range r.family.Comparisons {
+			r.Comparisons = append(r.Comparisons, sequenceComparison{c, r.checks[i]})
+		}
 	}
-	if err := a.write(ctx, r, conf.Config); err != nil {
+	if err := a.write(ctx, r); err != nil {
 		return err
 	}
 	if len(f.Plan.Cells) > 1 {
@@ -151,35 +158,24 @@ func (a *ab) invalid(f *experiment.Folder) bool {
 	})
 }
 
-// write prints the report and writes report.txt, .md, .json and, for each
-// comparison, .html.
-func (a *ab) write(ctx context.Context, r *sequenceReport, conf report.Config) error {
+// write prints the report and writes report.txt, .md, .json and, where there is
+// a comparison, .html.
+func (a *ab) write(ctx context.Context, r *sequenceReport) error {
 	var text, md, js bytes.Buffer
 	if err := errors.Join(r.renderText(&text), r.renderMarkdown(&md), cli.WriteJSON(&js, r)); err != nil {
 		return err
 	}
 	files := map[string][]byte{"report.txt": text.Bytes(), "report.md": md.Bytes(), "report.json": js.Bytes()}
-	var checks []report.Check
-	for _, c := range r.Comparisons {
-		name := "report.html"
-		for _, k := range c.Gates {
-			if len(r.Comparisons) > 1 {
-				k.Gate = c.B.Name + ": " + k.Gate
-			}
-			checks = append(checks, k)
-		}
-		if len(r.Comparisons) > 1 {
-			name = "report-" + c.B.Name + ".html"
-		}
-		ps, err := report.Profiles(ctx, []string{c.A.Runs[0].Name, c.B.Runs[0].Name}, conf)
+	if r.family != nil {
+		ps, err := r.family.Profiles(ctx)
 		if err != nil {
 			return err
 		}
 		var page bytes.Buffer
-		if err := html.WriteComparison(&page, c.Comparison, c.Gates, [2]*report.Profile{ps[0], ps[1]}); err != nil {
+		if err := html.WriteFamily(&page, r.family, r.checks, ps); err != nil {
 			return err
 		}
-		files[name] = page.Bytes()
+		files["report.html"] = page.Bytes()
 	}
 	var errs []error
 	for name, b := range files {
@@ -187,7 +183,7 @@ func (a *ab) write(ctx context.Context, r *sequenceReport, conf report.Config) e
 	}
 	if name := a.c.String("junit"); name != "" {
 		var b bytes.Buffer
-		errs = append(errs, report.WriteJUnit(&b, checks), os.WriteFile(name, b.Bytes(), 0o644))
+		errs = append(errs, report.WriteJUnit(&b, slices.Concat(r.checks...)), os.WriteFile(name, b.Bytes(), 0o644))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
@@ -226,9 +222,9 @@ func (r *sequenceReport) renderText(w io.Writer) error {
 	for _, note := range r.Plan.Notes {
 		fmt.Fprintf(&b, "note: %s\n", note)
 	}
-	for _, c := range r.Comparisons {
+	if r.family != nil {
 		b.WriteString("\n")
-		if err := errors.Join(c.RenderText(&b), report.RenderChecks(&b, c.Gates)); err != nil {
+		if err := r.family.RenderText(&b, r.checks); err != nil {
 			return err
 		}
 	}
@@ -237,8 +233,8 @@ func (r *sequenceReport) renderText(w io.Writer) error {
 }
 
 func (r *sequenceReport) renderMarkdown(w io.Writer) error {
-	for _, c := range r.Comparisons {
-		if err := c.RenderMarkdown(w, c.Gates); err != nil {
+	if r.family != nil {
+		if err := r.family.RenderMarkdown(w, r.checks); err != nil {
 			return err
 		}
 		if _, err := io.WriteString(w, "\n"); err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -21,12 +22,13 @@ import (
 func compareCommand() *ucli.Command {
 	return &ucli.Command{
 		Name:      "compare",
-		Usage:     "say which of two sides is better, by how much, and how sure that is",
-		UsageText: "report compare A B [flags]\nreport compare A1,A2,A3 B1,B2,B3 [flags]",
+		Usage:     "say which side is better, by how much, and how sure that is",
+		UsageText: "report compare A B [C...] [flags]\nreport compare A1,A2,A3 B1,B2,B3 [flags]",
 		Description: `Compare holds B against A, request by request: was it the same work, what differs, by how
 much, and could it be chance. A side is a run directory or a captured trace, or its
 repeats with commas between; NAME=RUN,RUN names it. Requests join on id and lap, so that
-runs of one trace are needed.
+runs of one trace are needed. Of more than two sides, each is held against the first, and
+p-values are corrected for all of them together.
 
 With one run of each side the intervals are of these runs; from three on they are of the
 deployment, and hold what differs from run to run. Latencies are from the schedule, of
@@ -37,9 +39,11 @@ A gate fails only if the whole interval lies beyond its limit:
   --fail-if 'ttft.p99 > +5%'     B is more than 5 % above A
   --fail-if 'error_rate > 0.1%'  B itself
   --fail-if 'e2e.p50 > 2s'
+  --fail-if 'sglang: ttft.p99 > +5%'  that side alone, of several; otherwise each
 
 Examples:
   report compare vllm/ sglang/ --html ab.html
+  report compare vllm/ sglang/ llamacpp/ --markdown -
   report compare before=a1,a2,a3 after=b1,b2,b3 --fail-if 'ttft.p99 > +5%' --junit gate.xml
   report compare a/ b/ --json | jq '.metrics[] | select(.name=="ttft.p99")'
 
@@ -64,13 +68,13 @@ error, 3 if a run of either side is invalid, 130 if interrupted.`,
 const gcPercent = 40
 
 func compare(ctx context.Context, c *ucli.Context) error {
-	if c.NArg() != 2 {
-		return cli.Usagef("report compare a/ b/; repeats of a side have commas between: a1/,a2/,a3/", "compare: want two sides, got %d", c.NArg())
+	if n := c.NArg(); n < 2 || n > report.MaxSides {
+		return cli.Usagef("report compare a/ b/; repeats of a side have commas between: a1/,a2/,a3/", "compare: want 2 to %d sides, got %d", report.MaxSides, n)
 	}
 	if err := oneStdout(c, "json", "markdown", "html"); err != nil {
 		return err
 	}
-	conf := report.CompareConfig{KeepUnequal: c.Bool("keep-unequal"), Seed: c.Uint64("seed")}
+	conf := report.CompareConfig{KeepUnequal: c.Bool("keep-unequal"), Seed: c.Uint64("seed"), Charts: c.String("html") != ""}
 	if c.IsSet("slo") {
 		slos, err := metrics.ParseSLOs(c.StringSlice("slo"))
 		if err != nil {
@@ -93,59 +97,91 @@ func compare(ctx context.Context, c *ucli.Context) error {
 		return cli.Usagef("add --fail-if 'ttft.p99 > +5%'", "--junit writes gates, and there are none")
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
-	a, b := side(c.Args().Get(0)), side(c.Args().Get(1))
-	if a.Name == b.Name {
-		a.Name, b.Name = a.Name+" (A)", b.Name+" (B)"
+	sides := sides(c.Args().Slice())
+	var pairs [][2]report.Side
+	for _, b := range sides[1:] {
+		pairs = append(pairs, [2]report.Side{sides[0], b})
 	}
-	cmp, err := report.Compare(ctx, a, b, conf)
+	family, err := report.CompareAll(ctx, pairs, conf)
 	if err != nil {
 		return explain("", err)
 	}
-	checks, err := cmp.Check(gates)
+	checks, err := family.Check(gates)
 	if err != nil {
 		return cli.Usagef("", "--fail-if: %w", err)
 	}
-	if err := writeComparison(ctx, c, cmp, checks, conf.Config); err != nil {
+	if err := writeComparison(ctx, c, family, checks); err != nil {
 		return err
 	}
-	failed := slices.ContainsFunc(checks, func(k report.Check) bool { return k.Failed })
+	failed := slices.ContainsFunc(slices.Concat(checks...), func(k report.Check) bool { return k.Failed })
 	switch {
 	case failed:
 		return &cli.Error{Code: cli.Failed}
-	case cmp.Invalid:
+	case family.Invalid():
 		return &cli.Error{Code: cli.Invalid}
 	}
 	return nil
 }
 
-func writeComparison(ctx context.Context, c *ucli.Context, cmp *report.Comparison, checks []report.Check, conf report.Config) error {
+func writeComparison(ctx context.Context, c *ucli.Context, f *report.Family, checks [][]report.Check) error {
 	if name := c.String("junit"); name != "" {
 		var b bytes.Buffer
-		if err := report.WriteJUnit(&b, checks); err != nil {
+		if err := report.WriteJUnit(&b, slices.Concat(checks...)); err != nil {
 			return err
 		}
 		if err := os.WriteFile(name, b.Bytes(), 0o644); err != nil {
 			return err
 		}
 	}
-	onStdout, err := writeTo(c, "markdown", func(w io.Writer) error { return cmp.RenderMarkdown(w, checks) })
+	onStdout, err := writeTo(c, "markdown", func(w io.Writer) error { return f.RenderMarkdown(w, checks) })
 	if err != nil {
 		return err
 	}
-	page, err := writeTo(c, "html", func(w io.Writer) error { return pageOf(ctx, w, cmp, checks, conf) })
+	page, err := writeTo(c, "html", func(w io.Writer) error { return pageOf(ctx, w, f, checks) })
 	if err != nil || onStdout || page {
 		return err
 	}
 	if c.Bool("json") {
-		return cli.WriteJSON(c.App.Writer, struct {
-			*report.Comparison
-			Gates []report.Check `json:"gates,omitempty"`
-		}{cmp, checks})
+		return cli.WriteJSON(c.App.Writer, comparisonJSON(f, checks))
 	}
-	if err := cmp.RenderText(c.App.Writer); err != nil {
-		return err
+	return f.RenderText(c.App.Writer, checks)
+}
+
+// A gated comparison is what --json prints of two sides, and a part of what it
+// prints of more.
+type gated struct {
+	*report.Comparison
+	Gates []report.Check `json:"gates,omitempty"`
+}
+
+func comparisonJSON(f *report.Family, checks [][]report.Check) any {
+	var all []gated
+	for i, c := range f.Comparisons {
+		all = append(all, gated{c, checks[i]})
 	}
-	return report.RenderChecks(c.App.Writer, checks)
+	if len(all) == 1 {
+		return all[0]
+	}
+	return struct {
+		*report.Family
+		Comparisons []gated `json:"comparisons"`
+	}{f, all}
+}
+
+// sides reads all sides, and tells those apart that have one name.
+func sides(args []string) (out []report.Side) {
+	count := map[string]int{}
+	for _, arg := range args {
+		s := side(arg)
+		count[s.Name]++
+		out = append(out, s)
+	}
+	for i := range out {
+		if s := &out[i]; count[s.Name] > 1 {
+			s.Name += fmt.Sprintf(" (%c)", 'A'+i)
+		}
+	}
+	return out
 }
 
 // side reads NAME=RUN,RUN. A file whose name holds "=" is written ./a=b.

@@ -50,10 +50,10 @@ func oneStdout(c *ucli.Context, flags ...string) error {
 }
 
 // pageOf writes a comparison as a page.
-func pageOf(ctx context.Context, w io.Writer, cmp *report.Comparison, checks []report.Check, conf report.Config) error {
-	ps, err := report.Profiles(ctx, []string{cmp.A.Runs[0].Name, cmp.B.Runs[0].Name}, conf)
+func pageOf(ctx context.Context, w io.Writer, f *report.Family, checks [][]report.Check) error {
+	ps, err := f.Profiles(ctx)
 	if err != nil {
 		return err
 	}
-	return html.WriteComparison(w, cmp, checks, [2]*report.Profile{ps[0], ps[1]})
+	return html.WriteFamily(w, f, checks, ps)
 }

@@ -28,14 +28,19 @@ func main() { os.Exit(cli.Main(app(), os.Args, os.Stdout, os.Stderr)) }
 func app() *ucli.App {
 	return &ucli.App{
 		Name:      "report",
-		UsageText: "report RUN [flags]\nreport compare A B [flags]\nreport merge SHARD... -o DIR [flags]\nreport serve DIR [flags]",
+		UsageText: "report RUN... [flags]\nreport compare A B [flags]\nreport merge SHARD... -o DIR [flags]\nreport serve DIR [flags]",
 		Description: `Report prints what the rows of RUN amount to: whether the run did what its trace says,
 what became of the requests, latencies, rates, goodput. RUN is a run directory, or any
 trace that "trace info" reads. A run is measured over the window that it was planned
 with; a file alone has no plan, and its window ends with its last request.
 
+Several runs are repeats of one thing. They are never pooled: every figure is computed
+for each, and its mean is shown; from three runs on with an interval that holds what
+differs from run to run.
+
 Examples:
   report run/
+  report runs/*-vllm-*/
   report run/ --slo 'ttft<500ms' --slo 'tpot<50ms'
   report run/ --metrics-as vllm
   report run/ --html run.html --csv run.csv
@@ -92,8 +97,8 @@ usage error, 3 if the joined run is invalid or partial, 130 if interrupted.`,
 }
 
 func show(ctx context.Context, c *ucli.Context) error {
-	if c.NArg() != 1 {
-		return cli.Usagef("report run/; report --help lists the flags", "want one run or trace, got %d", c.NArg())
+	if c.NArg() == 0 {
+		return cli.Usagef("report run/; report --help lists the flags", "want a run or a trace, got none")
 	}
 	if err := oneStdout(c, "json", "html", "markdown", "csv"); err != nil {
 		return err
@@ -114,24 +119,64 @@ func show(ctx context.Context, c *ucli.Context) error {
 			return cli.Usagef("", "--metrics-as: %w", err)
 		}
 	}
+	if c.NArg() > 1 {
+		return showRepeats(ctx, c, conf)
+	}
 	a, err := report.Analyse(ctx, c.Args().First(), conf)
 	if err != nil {
 		return explain(c.Args().First(), err)
 	}
-	if err := write(c, a); err != nil {
+	if err := write(c, a, func(w io.Writer) error { return html.WriteRun(w, a) }, func() error { return render(c, a) }); err != nil {
 		return err
 	}
 	return verdict(a.State, a.Summary)
 }
 
-// write writes an analysis to the files that flags name, and to standard output
-// what is not there already.
-func write(c *ucli.Context, a *report.Analysis) error {
+// showRepeats reports on several runs of one thing.
+func showRepeats(ctx context.Context, c *ucli.Context, conf report.Config) error {
+	// Runs are read one after another: a little time is well spent on less memory.
+	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
+	runs := c.Args().Slice()
+	r, err := report.AnalyseRepeats(ctx, report.Side{Name: common(runs), Runs: runs}, conf)
+	if err != nil {
+		return explain("", err)
+	}
+	if err := write(c, r, func(w io.Writer) error { return html.WriteRepeats(w, r) }, func() error { return r.RenderText(c.App.Writer) }); err != nil {
+		return err
+	}
+	for _, a := range r.Runs {
+		if err := verdict(a.State, a.Summary); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// common names repeats by what their paths begin with.
+func common(runs []string) string {
+	name := filepath.Clean(runs[0])
+	for _, run := range runs[1:] {
+		for !strings.HasPrefix(filepath.Clean(run), name) {
+			name = name[:len(name)-1]
+		}
+	}
+	if name = strings.TrimRight(name, "/-_.0123456789"); name == "" {
+		return fmt.Sprintf("%d runs", len(runs))
+	}
+	return name
+}
+
+// write writes a result to the files that flags name, and to standard output what
+// is not there already.
+func write(c *ucli.Context, a interface {
+	RenderMarkdown(io.Writer) error
+	WriteCSV(io.Writer) error
+}, page func(io.Writer) error, text func() error) error {
 	taken := false
 	for _, f := range []struct {
 		flag   string
 		render func(io.Writer) error
-	}{{"html", func(w io.Writer) error { return html.WriteRun(w, a) }}, {"markdown", a.RenderMarkdown}, {"csv", a.WriteCSV}} {
+	}{{"html", page}, {"markdown", a.RenderMarkdown}, {"csv", a.WriteCSV}} {
 		onStdout, err := writeTo(c, f.flag, f.render)
 		if err != nil {
 			return err
@@ -144,7 +189,7 @@ func write(c *ucli.Context, a *report.Analysis) error {
 	case c.Bool("json"):
 		return cli.WriteJSON(c.App.Writer, a)
 	}
-	return render(c, a)
+	return text()
 }
 
 func merge(ctx context.Context, c *ucli.Context) error {
@@ -202,8 +247,8 @@ func explain(name string, err error) error {
 		}
 		return err
 	}
-	if row, ok := errors.AsType[*traceformat.RowError](err); ok && row.Row < 0 && row.Name == name && errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s: no such file", name)
+	if row, ok := errors.AsType[*traceformat.RowError](err); ok && row.Row < 0 && (name == "" || row.Name == name) && errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: no such file", row.Name)
 	}
 	return err
 }

@@ -170,16 +170,15 @@ func (d *Difference) judge(t distuv.StudentsT) (p, less float64) {
 // Tied says whether a quantile lies on a value that makes up 1 % or more of a
 // side, so that it jumps rather than moves.
 func (p *Paired) Tied(level float64) bool {
-	if level == Mean || p.a.sorted == nil {
-		return false
-	}
-	a, b := p.Estimate(level)
-	share := func(v []float64, x float64) float64 {
-		lo, _ := slices.BinarySearch(v, x)
-		hi, _ := slices.BinarySearch(v, math.Nextafter(x, math.Inf(1)))
-		return float64(hi-lo) / float64(len(v))
-	}
-	return share(p.a.sorted, a) >= 0.01 || share(p.b.sorted, b) >= 0.01
+	return level != Mean && p.a.sorted != nil && (Tied(p.a.sorted, level) || Tied(p.b.sorted, level))
+}
+
+// Tied says whether a quantile lies on a value that makes up 1 % or more of all.
+func Tied(sorted []float64, level float64) bool {
+	x := Quantile(sorted, level)
+	lo, _ := slices.BinarySearch(sorted, x)
+	hi, _ := slices.BinarySearch(sorted, math.Nextafter(x, math.Inf(1)))
+	return float64(hi-lo) >= 0.01*float64(len(sorted))
 }
 
 // Repeated compares one figure of a deployment by the difference in each pair
@@ -225,6 +224,21 @@ func Repeated(a, b []float64, tied bool) Difference {
 	}
 	d.P, d.Less = d.judge(t)
 	return d
+}
+
+// MeanOf is the mean of a figure over repeats with Student's interval at [Level]:
+// what other runs of the same deployment would give. NaN below three values.
+func MeanOf(v []float64) (mean, sd, lo, hi float64) {
+	var m Moments
+	for _, x := range v {
+		m.Add(x)
+	}
+	mean, sd = m.Mean(), m.SD()
+	if len(v) < 3 {
+		return mean, sd, math.NaN(), math.NaN()
+	}
+	h := student(len(v)-1).Quantile(1-(1-Level)/2) * sd / math.Sqrt(float64(len(v)))
+	return mean, sd, mean - h, mean + h
 }
 
 // Holm corrects p-values for looking at all of them (Holm, "A simple

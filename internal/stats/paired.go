@@ -181,15 +181,15 @@ func (p *Paired) replicates(r int, seed uint64, pieces int, levels ...float64) [
 			shift[i] = [2]float64{ea - p.quantile(p.a.total, p.a.n, level), eb - p.quantile(p.b.total, p.b.n, level)}
 		}
 	}
+	a, b := p.a.blocks(pieces), p.b.blocks(pieces)
 	weight := make([]float64, Pieces/pieces)
-	ha, hb := make([]float64, len(p.edges)), make([]float64, len(p.edges))
 	for range r {
 		clear(weight)
 		for range weight {
 			weight[rng.IntN(len(weight))]++
 		}
-		na, sa := p.a.draw(weight, ha)
-		nb, sb := p.b.draw(weight, hb)
+		na, sa := a.draw(weight)
+		nb, sb := b.draw(weight)
 		if na == 0 || nb == 0 {
 			continue // empty blocks alone
 		}
@@ -198,27 +198,72 @@ func (p *Paired) replicates(r int, seed uint64, pieces int, levels ...float64) [
 				out[i] = append(out[i], [2]float64{sa / na, sb / nb})
 				continue
 			}
-			out[i] = append(out[i], [2]float64{p.quantile(ha, na, level) + shift[i][0], p.quantile(hb, nb, level) + shift[i][1]})
+			out[i] = append(out[i], [2]float64{p.drawn(a, na, level) + shift[i][0], p.drawn(b, nb, level) + shift[i][1]})
 		}
 	}
 	return out
 }
 
-// draw adds up the blocks, each as often as its weight says.
-func (s *side) draw(weight []float64, hist []float64) (n, sum float64) {
-	clear(hist)
-	for i, h := range s.hist {
-		w := weight[i*len(weight)/Pieces]
-		if w == 0 || s.count[i] == 0 {
-			continue
+// blocks is a side cut for drawing: how many values of each block lie in a bin or
+// below, so that a quantile of drawn blocks is a binary search and not a sum over
+// all bins.
+type blocks struct {
+	below      [][]float64 // by bin, one entry a block
+	count, sum []float64   // by block
+	weight     []float64   // of the blocks as drawn
+}
+
+func (s *side) blocks(pieces int) *blocks {
+	n := Pieces / pieces
+	out := &blocks{below: make([][]float64, len(s.total)), count: make([]float64, n), sum: make([]float64, n)}
+	for i := range Pieces {
+		out.count[i/pieces] += s.count[i]
+		out.sum[i/pieces] += s.sum[i]
+	}
+	cells := make([]float64, n*len(s.total))
+	for k := range out.below {
+		out.below[k] = cells[k*n : (k+1)*n]
+		if k > 0 {
+			copy(out.below[k], out.below[k-1])
 		}
-		n += w * s.count[i]
-		sum += w * s.sum[i]
-		for k, c := range h {
-			hist[k] += w * c
+		for i := range s.hist {
+			out.below[k][i/pieces] += s.hist[i][k]
 		}
 	}
+	return out
+}
+
+// draw takes each block as often as its weight says.
+func (b *blocks) draw(weight []float64) (n, sum float64) {
+	b.weight = weight
+	for i, w := range weight {
+		n += w * b.count[i]
+		sum += w * b.sum[i]
+	}
 	return n, sum
+}
+
+// upTo is how many drawn values lie in bin k or below.
+func (b *blocks) upTo(k int) (n float64) {
+	for i, c := range b.below[k] {
+		n += b.weight[i] * c
+	}
+	return n
+}
+
+// drawn is quantile of the n values of drawn blocks.
+func (p *Paired) drawn(b *blocks, n, level float64) float64 {
+	rank := level * n
+	k := min(sort.Search(len(p.edges), func(k int) bool { return b.upTo(k) >= rank }), len(p.edges)-1)
+	below := 0.0
+	if k > 0 {
+		below = b.upTo(k - 1)
+	}
+	c := b.upTo(k) - below
+	if c <= 0 {
+		return p.edges[k]
+	}
+	return p.low[k] + (p.edges[k]-p.low[k])*min(1, max(0, rank-below)/c)
 }
 
 // filled counts the blocks of so many pieces that hold something of both sides.

@@ -106,7 +106,8 @@ func TestInABrowser(t *testing.T) {
 	ctx := browser(t)
 	compared, one := pages(t, 3000)
 	dir := t.TempDir()
-	for name, page := range map[string][]byte{"comparison": compared, "run": one} {
+	family, repeats := manyPages(t, 1000)
+	for name, page := range map[string][]byte{"comparison": compared, "run": one, "family": family, "repeats": repeats} {
 		if err := os.WriteFile(filepath.Join(dir, name+".html"), page, 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -187,7 +188,7 @@ func TestInABrowser(t *testing.T) {
 	media(t, ctx, "dark", "")
 
 	// On a phone nothing but tables is wider than the screen.
-	for _, name := range []string{"comparison", "run"} {
+	for _, name := range []string{"comparison", "run", "family", "repeats"} {
 		do(t, ctx, chromedp.EmulateViewport(390, 800), chromedp.Navigate("file://"+filepath.Join(dir, name+".html")))
 		if over := eval[int](t, ctx, `document.documentElement.scrollWidth - innerWidth`); over > 0 {
 			t.Errorf("%s: %d pixels wider than a phone: %s", name, over, eval[string](t, ctx, `[...document.querySelectorAll("body *")].filter(e => !e.closest(".wide") && e.getBoundingClientRect().right > innerWidth + 1).slice(0, 5).map(e => e.outerHTML.slice(0, 80)).join(" | ")`))
@@ -202,8 +203,8 @@ func TestInABrowser(t *testing.T) {
 			t.Errorf("asked for %s", u)
 		}
 	}
-	if n := len(asked()); n != 3 {
-		t.Errorf("%d requests for 3 pages: %q", n, asked())
+	if n := len(asked()); n != 5 {
+		t.Errorf("%d requests for 5 pages: %q", n, asked())
 	}
 	if s := said(); len(s) > 0 {
 		t.Errorf("the console says %q", s)

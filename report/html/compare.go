@@ -34,21 +34,9 @@ func WriteComparison(w io.Writer, c *report.Comparison, checks []report.Check, p
 
 	summary := section{ID: "summary", Title: "Summary", Text: []string{c.Scope()}}
 	if t := gates(checks); t != nil {
-		summary.Blocks = append(summary.Blocks, block{Title: "Gates", Table: t})
+		summary.Blocks = append(summary.Blocks, block{Title: "Gates", Table: t, Narrow: true})
 	}
-	summary.Blocks = append(summary.Blocks, block{Table: metricTable(c)})
-	var notes []string
-	for _, why := range c.Withheld() {
-		notes = append(notes, "No interval: "+why+".")
-	}
-	for _, s := range c.Paired {
-		median := ""
-		if s.Median.OK {
-			median = "; the median difference is " + (&report.Metric{Unit: "ns"}).Format(s.Median.V)
-		}
-		notes = append(notes, fmt.Sprintf("Of the same %s requests, %s had the smaller %s in B and %s in A%s.", iunits.Count(s.Requests), iunits.Percent(s.B), heading(s.Metric), iunits.Percent(s.A), median))
-	}
-	summary.Blocks = append(summary.Blocks, block{List: notes})
+	summary.Blocks = append(summary.Blocks, block{Table: metricTable(c)}, block{List: notes(c)})
 	p.Sections = append(p.Sections, summary, work(c))
 
 	add := func(id, title string, figs []figure, text ...string) {
@@ -61,7 +49,7 @@ func WriteComparison(w io.Writer, c *report.Comparison, checks []report.Check, p
 		first = " Charts show the first pair of runs; repeats are never pooled."
 	}
 	add("distributions", "Distributions", b.cdfs(tracks), "Further left is faster. Axes begin at the second percentile."+first)
-	add("shift", "Where in the distribution", b.shifts(c.Shift), "What separates the sides at each quantile: a constant cost lifts the whole line, queueing lifts its right end.")
+	add("shift", "Where in the distribution", b.shifts(c), "What separates the sides at each quantile: a constant cost lifts the whole line, queueing lifts its right end.")
 	add("time", "Over time", b.times(tracks), fmt.Sprintf("Both runs from their own start, in windows of %s, warm-up and drain included.", units(profiles[0].Width)))
 	add("load", "Under load", b.load(tracks), "Each dot is a window in time.")
 	add("facts", "By the trace's own facts", b.heats(tracks), "Every request lies in one cell; both sides have one scale of colour, which grows with the root of the share.")
@@ -74,11 +62,26 @@ func WriteComparison(w io.Writer, c *report.Comparison, checks []report.Check, p
 	if t := noiseTable(c); t != nil {
 		p.Sections = append(p.Sections, section{ID: "noise", Title: "Noise from run to run", Text: []string{"The standard deviation over repeats of one side: no smaller difference can be told from chance by one run of each."}, Blocks: []block{{Table: t}}})
 	}
-	p.Sections = append(p.Sections, comparedRuns(c, tracks), section{ID: "how", Title: "How to read this", Blocks: []block{{List: append(slices.Clone(how), comparedHow(c)...)}}})
+	p.Sections = append(p.Sections, comparedRuns([]marked{{"A", &c.A}, {"B", &c.B}}, tracks), section{ID: "how", Title: "How to read this", Blocks: []block{{List: append(slices.Clone(how), comparedHow(c)...)}}})
 	if b.err != nil {
 		return b.err
 	}
 	return p.write(w)
+}
+
+// notes are what a reader of the table of metrics should know.
+func notes(c *report.Comparison) (out []string) {
+	for _, why := range c.Withheld() {
+		out = append(out, "No interval: "+why+".")
+	}
+	for _, s := range c.Paired {
+		median := ""
+		if s.Median.OK {
+			median = "; the median difference is " + (&report.Metric{Unit: "ns"}).Format(s.Median.V)
+		}
+		out = append(out, fmt.Sprintf("Of the same %s requests, %s had the smaller %s in %s and %s in A%s.", iunits.Count(s.Requests), iunits.Percent(s.B), heading(s.Metric), c.Mark(), iunits.Percent(s.A), median))
+	}
+	return out
 }
 
 // detail is what describes a side beyond its name.
@@ -111,7 +114,7 @@ func comparisonVerdict(c *report.Comparison) verdict {
 		}
 	}
 	for i := range c.Work {
-		if w := &c.Work[i]; w.Prompts+w.PromptTokens+w.OutputTokens > 0 {
+		if c.Work[i].Unequal() {
 			v.Reasons = append(v.Reasons, c.DescribeWork(i))
 		} else if i == 0 {
 			v.Text += " " + upper(c.DescribeWork(i)) + "."
@@ -127,8 +130,11 @@ func upper(s string) string {
 	return strings.ToUpper(s[:1]) + s[1:]
 }
 
+// cardMetrics are the figures that a reader looks for first.
+var cardMetrics = []string{"ttft.p50", "ttft.p99", "tpot.p50", "e2e.p50", "e2e.p99", "output_tokens_per_second", "goodput", "tokens_per_joule", "error_rate"}
+
 func comparisonCards(c *report.Comparison) (out []card) {
-	for _, name := range []string{"ttft.p50", "ttft.p99", "tpot.p50", "e2e.p50", "e2e.p99", "output_tokens_per_second", "goodput", "error_rate"} {
+	for _, name := range cardMetrics {
 		i := slices.IndexFunc(c.Metrics, func(m report.Metric) bool { return m.Name == name })
 		if i < 0 {
 			continue
@@ -156,7 +162,7 @@ func comparisonCards(c *report.Comparison) (out []card) {
 }
 
 func metricTable(c *report.Comparison) *table {
-	t := &table{Caption: "Every metric of both sides", Head: []string{"metric", "A", "B", "B - A", "B against A", ratioHead, "p", "verdict"}, Sorted: true}
+	t := &table{Caption: "Every metric of both sides", Head: []string{"metric", "A", c.Mark(), c.Mark() + " - A", c.Mark() + " against A", ratioHead, "p", "verdict"}, Sorted: true}
 	most := widest(c.Metrics)
 	for i := range c.Metrics {
 		m := &c.Metrics[i]
@@ -175,7 +181,7 @@ func gates(checks []report.Check) *table {
 	if len(checks) == 0 {
 		return nil
 	}
-	t := &table{Caption: "Gates", Head: []string{"condition", "result", "why"}}
+	t := &table{Caption: "Conditions under which this comparison fails", Head: []string{"condition", "result", "why"}}
 	for _, k := range checks {
 		result := cell{Text: "pass", Chip: "good"}
 		switch {
@@ -184,7 +190,7 @@ func gates(checks []report.Check) *table {
 		case k.Unknown:
 			result = cell{Text: "unknown", Chip: "warn"}
 		}
-		t.Rows = append(t.Rows, []cell{text(k.Gate), result, text(k.Text)})
+		t.Rows = append(t.Rows, []cell{text(k.Title()), result, text(k.Text)})
 	}
 	return t
 }
@@ -203,9 +209,9 @@ func work(c *report.Comparison) section {
 		name string
 		of   func(*report.Work) int64
 	}{
-		{"Measured in A", func(w *report.Work) int64 { return w.Rows[0] }}, {"Measured in B", func(w *report.Work) int64 { return w.Rows[1] }},
-		{"In both", func(w *report.Work) int64 { return w.Joined }}, {"Only in A", func(w *report.Work) int64 { return w.OnlyA }}, {"Only in B", func(w *report.Work) int64 { return w.OnlyB }},
-		{"Succeeded in both", func(w *report.Work) int64 { return w.BothOK }}, {"Failed in A only", func(w *report.Work) int64 { return w.FailedA }}, {"Failed in B only", func(w *report.Work) int64 { return w.FailedB }},
+		{"Measured in A", func(w *report.Work) int64 { return w.Rows[0] }}, {"Measured in " + c.Mark(), func(w *report.Work) int64 { return w.Rows[1] }},
+		{"In both", func(w *report.Work) int64 { return w.Joined }}, {"Only in A", func(w *report.Work) int64 { return w.OnlyA }}, {"Only in " + c.Mark(), func(w *report.Work) int64 { return w.OnlyB }},
+		{"Succeeded in both", func(w *report.Work) int64 { return w.BothOK }}, {"Failed in A only", func(w *report.Work) int64 { return w.FailedA }}, {"Failed in " + c.Mark() + " only", func(w *report.Work) int64 { return w.FailedB }},
 		{"Prompt differs", func(w *report.Work) int64 { return w.Prompts }}, {"Prompt not verified, for want of a digest", func(w *report.Work) int64 { return w.Unverified }},
 		{"Prompt tokens differ", func(w *report.Work) int64 { return w.PromptTokens }}, {"Output tokens differ", func(w *report.Work) int64 { return w.OutputTokens }},
 		{"Cached tokens differ: the server's saving, and compared", func(w *report.Work) int64 { return w.CachedTokens }}, {"Left out as unequal work", func(w *report.Work) int64 { return w.Excluded }},
@@ -216,7 +222,7 @@ func work(c *report.Comparison) section {
 		}
 		t.Rows = append(t.Rows, row)
 	}
-	examples := &table{Caption: "Requests that were not the same work", Head: []string{"request", "what", "A", "B"}}
+	examples := &table{Caption: "Requests that were not the same work", Head: []string{"request", "what", "A", c.Mark()}}
 	for i := range c.Work {
 		w := &c.Work[i]
 		for _, e := range w.Examples {
@@ -225,7 +231,7 @@ func work(c *report.Comparison) section {
 	}
 	s.Beside = true
 	s.Blocks = append(s.Blocks, block{Title: "Requests", Table: t, Narrow: true})
-	names, sums := runsOf(c)
+	names, sums := runsOf([]marked{{"A", &c.A}, {c.Mark(), &c.B}})
 	s.Blocks = append(s.Blocks, block{Title: "Fidelity", Table: fidelity(names, sums), Narrow: true})
 	if len(examples.Rows) > 0 {
 		s.Blocks = append(s.Blocks, block{Title: "Examples of unequal work", Table: examples, Fold: true})
@@ -236,11 +242,14 @@ func work(c *report.Comparison) section {
 	return s
 }
 
-func runsOf(c *report.Comparison) (names []string, sums []*metrics.Summary) {
-	for _, s := range []struct {
-		mark string
-		of   *report.Subject
-	}{{"A", &c.A}, {"B", &c.B}} {
+// marked is a side with its letter.
+type marked struct {
+	mark string
+	of   *report.Subject
+}
+
+func runsOf(sides []marked) (names []string, sums []*metrics.Summary) {
+	for _, s := range sides {
 		for i, r := range s.of.Runs {
 			mark := s.mark
 			if len(s.of.Runs) > 1 {
@@ -258,7 +267,7 @@ func segmentTable(c *report.Comparison) *table {
 	}
 	t := &table{Caption: "Segments", Head: []string{"segment", "requests"}, Sorted: true}
 	for _, m := range c.Segments[0].Metrics {
-		t.Head = append(t.Head, heading(m.Name)+" A", "B", "B against A", "ratio")
+		t.Head = append(t.Head, heading(m.Name)+" A", c.Mark(), c.Mark()+" against A", "ratio")
 	}
 	var all []report.Metric
 	for i := range c.Segments {
@@ -323,7 +332,7 @@ func moverTable(c *report.Comparison) *table {
 	if len(c.Movers) == 0 {
 		return nil
 	}
-	t := &table{Caption: "The requests whose E2E differs most", Head: []string{"request", "arrival", "prompt tokens", "output tokens", "TTFT A", "TTFT B", "E2E A", "E2E B", "E2E difference"}, Sorted: true}
+	t := &table{Caption: "The requests whose E2E differs most", Head: []string{"request", "arrival", "prompt tokens", "output tokens", "TTFT A", "TTFT " + c.Mark(), "E2E A", "E2E " + c.Mark(), "E2E difference"}, Sorted: true}
 	ns := &report.Metric{Unit: "ns"}
 	show := func(n report.Number) cell {
 		if !n.OK {
@@ -362,7 +371,7 @@ func noiseTable(c *report.Comparison) *table {
 	if len(c.Noise) == 0 {
 		return nil
 	}
-	t := &table{Caption: "Standard deviation over repeats", Head: []string{"metric", "A", "B"}, Sorted: true}
+	t := &table{Caption: "Standard deviation over repeats", Head: []string{"metric", "A", c.Mark()}, Sorted: true}
 	for _, n := range c.Noise {
 		i := slices.IndexFunc(c.Metrics, func(m report.Metric) bool { return m.Name == n.Metric })
 		if i < 0 {
@@ -379,7 +388,9 @@ func noiseTable(c *report.Comparison) *table {
 	return t
 }
 
-func comparedRuns(c *report.Comparison, tracks []track) section {
+// comparedRuns says what was run, and holds the settings of each side against
+// those of the first.
+func comparedRuns(sides []marked, tracks []track) section {
 	s := section{ID: "runs", Title: "Runs and hosts"}
 	if t, notes := host(tracks); t != nil {
 		s.Blocks = append(s.Blocks, block{Table: t})
@@ -387,13 +398,10 @@ func comparedRuns(c *report.Comparison, tracks []track) section {
 			s.Blocks = append(s.Blocks, block{List: notes})
 		}
 	}
-	if t := differing(settings(c.A.Runs[0].Manifest()), settings(c.B.Runs[0].Manifest())); t != nil {
+	if t := differing(sides); t != nil {
 		s.Blocks = append(s.Blocks, block{Title: "Settings that differ", Table: t, Narrow: true})
 	}
-	for _, x := range []struct {
-		mark string
-		of   *report.Subject
-	}{{"A", &c.A}, {"B", &c.B}} {
+	for _, x := range sides {
 		for i := range x.of.Runs {
 			r := &x.of.Runs[i]
 			if facts := manifest(r.Manifest()); facts != nil {
@@ -412,12 +420,18 @@ func comparedRuns(c *report.Comparison, tracks []track) section {
 	return s
 }
 
-// differing lists what is not the same on both sides.
-func differing(a, b []fact) *table {
-	if a == nil || b == nil {
-		return nil
+// differing lists what is not the same on all sides.
+func differing(sides []marked) *table {
+	t := &table{Caption: "What the first run of each side was started with", Head: []string{""}}
+	var all [][]fact
+	for _, x := range sides {
+		facts := settings(x.of.Runs[0].Manifest())
+		if facts == nil {
+			return nil
+		}
+		t.Head, all = append(t.Head, x.mark), append(all, facts)
 	}
-	in := func(fs []fact, name string) string {
+	value := func(fs []fact, name string) string {
 		for _, f := range fs {
 			if f.Name == name {
 				return f.Value
@@ -425,12 +439,19 @@ func differing(a, b []fact) *table {
 		}
 		return "-"
 	}
-	t := &table{Caption: "What the first run of each side was started with", Head: []string{"", "A", "B"}}
 	seen := map[string]bool{}
-	for _, f := range slices.Concat(a, b) {
-		if x, y := in(a, f.Name), in(b, f.Name); x != y && !seen[f.Name] {
-			seen[f.Name] = true
-			t.Rows = append(t.Rows, []cell{text(f.Name), text(x), text(y)})
+	for _, f := range slices.Concat(all...) {
+		if seen[f.Name] {
+			continue
+		}
+		seen[f.Name] = true
+		row, same := []cell{text(f.Name)}, true
+		for _, fs := range all {
+			v := value(fs, f.Name)
+			row, same = append(row, text(v)), same && v == value(all[0], f.Name)
+		}
+		if !same {
+			t.Rows = append(t.Rows, row)
 		}
 	}
 	if t.Rows == nil {
@@ -441,7 +462,7 @@ func differing(a, b []fact) *table {
 
 func comparedHow(c *report.Comparison) []string {
 	out := []string{
-		"B - A is of the requests that succeeded on both sides and were the same work. Better and worse are given only where p stays below 0.05 after Holm's correction for all the metrics that were looked at.",
+		"Differences are of the requests that succeeded on both sides and were the same work. Better and worse are given only where p stays below 0.05 after Holm's correction for all the metrics that were looked at.",
 	}
 	if c.Estimand == report.Deployment {
 		return append(out, "With three pairs of runs or more the intervals hold what differs from run to run.")

@@ -352,7 +352,8 @@ func (b *builder) heats(tracks []track) (figs []figure) {
 }
 
 // shifts draws the difference between the sides, quantile by quantile.
-func (b *builder) shifts(all []report.Shift) (figs []figure) {
+func (b *builder) shifts(c *report.Comparison) (figs []figure) {
+	all := c.Shift
 	for _, name := range []string{"ttft", "e2e"} {
 		most := 0.0
 		var l plot.Line
@@ -372,11 +373,15 @@ func (b *builder) shifts(all []report.Shift) (figs []figure) {
 		if len(l.X) < 2 {
 			continue
 		}
-		l.Color, l.Name, l.Dots = 3, "B - A, with its interval at 95 %", true
+		mark, title := c.Mark(), heading(name)+": difference at each quantile"
+		if c.Family > 1 {
+			title = mark + ", " + title
+		}
+		l.Color, l.Name, l.Dots = 3, mark+" - A, with its interval at 95 %", true
 		b.draw(&figs, &plot.Chart{
-			Title: heading(name) + ": difference at each quantile", Desc: "B less A from the 5th to the 99th percentile, with intervals.",
-			X: plot.Axis{Label: "percentile", Fixed: true, Max: 100}, Y: plot.Axis{Label: "B - A, " + unit}, Lines: []plot.Line{l}, Rules: []plot.Rule{{Name: "no difference"}},
-		}, "Below the line B is faster. Intervals are of each quantile alone.")
+			Title: title, Desc: mark + " less A from the 5th to the 99th percentile, with intervals.",
+			X: plot.Axis{Label: "percentile", Fixed: true, Max: 100}, Y: plot.Axis{Label: mark + " - A, " + unit}, Lines: []plot.Line{l}, Rules: []plot.Rule{{Name: "no difference"}},
+		}, "Below the line "+mark+" is faster. Intervals are of each quantile alone.")
 	}
 	return figs
 }

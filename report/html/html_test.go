@@ -131,6 +131,34 @@ func pages(t testing.TB, n int) (compared, one []byte) {
 	return buf.Bytes(), run.Bytes()
 }
 
+// manyPages are the pages of three sides and of three repeats, of so many
+// requests.
+func manyPages(t testing.TB, n int) (family, repeats []byte) {
+	t.Helper()
+	runs := []string{made(t, n, 1, 1), made(t, n, 2, 1.3), made(t, n, 3, 1)}
+	side := func(i int) report.Side { return report.Side{Name: fmt.Sprint(evil, i), Runs: runs[i : i+1]} }
+	f, err := report.CompareAll(t.Context(), [][2]report.Side{{side(0), side(1)}, {side(0), side(2)}}, report.CompareConfig{Seed: 1, Charts: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ps, err := f.Profiles(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b, c bytes.Buffer
+	if err := WriteFamily(&b, f, [][]report.Check{{{Gate: evil, Side: evil, Failed: true, Text: evil}}, nil}, ps); err != nil {
+		t.Fatal(err)
+	}
+	r, err := report.AnalyseRepeats(t.Context(), report.Side{Name: evil, Runs: runs}, report.Config{As: "vllm"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := WriteRepeats(&c, r); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes(), c.Bytes()
+}
+
 // A node's text, all of it.
 func content(n *html.Node) string {
 	var b strings.Builder
@@ -153,7 +181,8 @@ func attr(n *html.Node, key string) (string, bool) {
 
 func TestPagesAreSelfContainedAndInert(t *testing.T) {
 	compared, one := pages(t, 3000)
-	for name, page := range map[string][]byte{"comparison": compared, "run": one} {
+	family, repeats := manyPages(t, 3000)
+	for name, page := range map[string][]byte{"comparison": compared, "run": one, "family": family, "repeats": repeats} {
 		doc, err := html.Parse(bytes.NewReader(page))
 		if err != nil {
 			t.Fatal(err)
@@ -278,6 +307,53 @@ func TestComparisonHasWhatAReaderNeeds(t *testing.T) {
 	for _, want := range []string{"VALID", "Was it the same work?", "Settings that differ", "KV cache against requests in flight", "server error", "95 %"} {
 		if !strings.Contains(strings.ReplaceAll(text, "_", " "), want) {
 			t.Errorf("the page does not say %q", want)
+		}
+	}
+}
+
+// A page of three sides has each of them in its charts and a section for each
+// comparison; one of repeats has a column for each run.
+func TestManySides(t *testing.T) {
+	family, repeats := manyPages(t, 1000)
+	parse := func(page []byte) (text string, sections map[string]bool) {
+		doc, err := html.Parse(bytes.NewReader(page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sections = map[string]bool{}
+		for n := range doc.Descendants() {
+			if n.DataAtom == atom.Section {
+				id, _ := attr(n, "id")
+				sections[id] = true
+			}
+		}
+		return content(doc), sections
+	}
+	text, sections := parse(family)
+	for _, want := range []string{"summary", "distributions", "shift", "time", "load", "facts", "against-b", "against-c", "runs", "how"} {
+		if !sections[want] {
+			t.Errorf("no section %s", want)
+		}
+	}
+	for _, want := range []string{"C against A", "all 2 comparisons", "Requests that moved most", "C, TTFT: difference at each quantile", "KV cache in use"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the page of three sides does not say %q", want)
+		}
+	}
+	for _, mark := range []string{"A", "B", "C"} {
+		if !bytes.Contains(family, []byte(`{"name":"`+mark+`","color":`)) {
+			t.Errorf("no line of %s over time", mark)
+		}
+	}
+	text, sections = parse(repeats)
+	for _, want := range []string{"summary", "distributions", "time", "load", "facts", "segments", "fidelity", "runs", "how"} {
+		if !sections[want] {
+			t.Errorf("no section %s", want)
+		}
+	}
+	for _, want := range []string{"Student's over the runs", "As vllm would print it", "run 3", "least to greatest"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the page of repeats does not say %q", want)
 		}
 	}
 }

@@ -16,6 +16,7 @@ var names = map[string]string{
 	"ttft": "TTFT", "e2e": "E2E", "tpot": "TPOT", "itl": "ITL",
 	"error_rate": "Error rate", "slo_miss_rate": "SLO misses", "goodput": "Goodput",
 	"output_tokens_per_second": "Output tokens/s", "requests_per_second": "Requests/s",
+	"tokens_per_joule": "Tokens per joule", "joules_per_output_token": "Joules per token",
 }
 
 // heading writes the name of a metric for people: "TTFT p99".

@@ -51,6 +51,7 @@
 
   // What happened over time, with one cursor for all.
   const panels = JSON.parse(document.getElementById("panels").textContent) || [];
+  const dashes = [undefined, [7, 4], [2, 3], [9, 3, 2, 3], [4, 2], [1, 2]]; // those of the drawings
   const css = v => getComputedStyle(root).getPropertyValue(v).trim();
   const number = v => {
     if (v == null) return "–";
@@ -102,7 +103,7 @@
       p.lines.forEach(l => {
         const color = css("--rp-" + (l.color - 1));
         data.push(l.y);
-        series.push({ label: l.name, stroke: color, width: 2, spanGaps: false, dash: l.color === 2 ? [7, 4] : undefined, points: { show: p.x.length < 3 } });
+        series.push({ label: l.name, stroke: color, width: 2, spanGaps: false, dash: dashes[l.color - 1], points: { show: p.x.length < 3 } });
         if (l.low) {
           data.push(l.high, l.low);
           series.push({ stroke: "transparent", points: { show: false } }, { stroke: "transparent", points: { show: false } });
