@@ -1,0 +1,583 @@
+package study
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+
+	"gonum.org/v1/gonum/stat/distuv"
+
+	"reprise/internal/stats"
+	"reprise/report"
+)
+
+// An Effect is what a level of a factor changes in a figure, against the first
+// level of the factor that has runs, over the cells that were played.
+type Effect struct {
+	Measure string `json:"measure"`
+	Factor  string `json:"factor"`
+	Level   string `json:"level"`
+	Base    string `json:"against"`
+	// Ratio says that Change is relative (0.1 is 10 % more); otherwise it is a
+	// difference in the figure's unit.
+	Ratio   bool          `json:"relative"`
+	Change  report.Value  `json:"change"`
+	P       report.Number `json:"p,omitzero"`
+	PHolm   report.Number `json:"p_holm,omitzero"` // over all effects of the study
+	Verdict string        `json:"verdict"`         // report.Better, Worse, NoDifference, NotJudged
+	Why     string        `json:"why,omitempty"`   // there is no interval, or no effect
+}
+
+// An Interaction says whether the effect of one factor depends on another.
+type Interaction struct {
+	Measure string        `json:"measure"`
+	A       string        `json:"a"`
+	B       string        `json:"b"`
+	DF      int           `json:"df"`
+	P       report.Number `json:"p,omitzero"`
+	PHolm   report.Number `json:"p_holm,omitzero"`
+	// Corner says how much the effect of the last level of A (against its first)
+	// differs between the last and the first level of B: relative, or a difference.
+	Ratio  bool         `json:"relative"`
+	Corner report.Value `json:"corner"`
+	Levels [4]string    `json:"levels"` // first and last of A, first and last of B
+	Why    string       `json:"why,omitempty"`
+}
+
+// A Variation says where the differences between runs come from: shares of the
+// sum of squares.
+type Variation struct {
+	Measure string             `json:"measure"`
+	Shares  map[string]float64 `json:"shares"` // by factor, and pair of factors
+	Other   float64            `json:"other"`  // of interactions that are not listed
+	Noise   report.Number      `json:"run_to_run,omitzero"`
+}
+
+// An observation is one figure of one run.
+type observation struct {
+	cell, block int
+	y           float64
+}
+
+// A design says which levels each cell has.
+type design struct {
+	factors []Factor
+	levels  [][]int // by cell and factor
+	counted []bool  // by cell
+	exact   bool    // repeats are the very same
+}
+
+func newDesign(s *Study) *design {
+	d := &design{factors: s.Factors}
+	for i := range s.Cells {
+		d.levels = append(d.levels, s.Cells[i].levels)
+		d.counted = append(d.counted, s.Cells[i].Counted > 0)
+	}
+	return d
+}
+
+// once is an observation of each cell that has runs, to look at the design alone.
+func (d *design) once() (obs []observation) {
+	for c, ok := range d.counted {
+		if ok {
+			obs = append(obs, observation{cell: c})
+		}
+	}
+	return obs
+}
+
+// present are the levels of a factor among observations, in order.
+func (d *design) present(obs []observation, f int) (out []int) {
+	for l := range d.factors[f].Levels {
+		if slices.ContainsFunc(obs, func(o observation) bool { return d.levels[o.cell][f] == l }) {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// A model is a fit with the columns of its levels. The first level of a factor
+// that is present has none.
+type model struct {
+	*stats.LinearFit
+	level map[[2]int]int // column by factor and level
+	pair  map[[2]int]int // column by levels of the pair
+}
+
+// fit fits blocks and the main effects of all factors but those left out, and
+// the interaction of a pair.
+func (d *design) fit(obs []observation, blocks bool, without []int, pairs ...[2]int) *model {
+	m := &model{level: map[[2]int]int{}, pair: map[[2]int]int{}}
+	var cols [][]float64
+	add := func(of func(o observation) bool) int {
+		col := make([]float64, len(obs))
+		for i, o := range obs {
+			if of(o) {
+				col[i] = 1
+			}
+		}
+		cols = append(cols, col)
+		return len(cols) - 1
+	}
+	add(func(observation) bool { return true })
+	if blocks {
+		for _, b := range blocksOf(obs)[1:] {
+			add(func(o observation) bool { return o.block == b })
+		}
+	}
+	for f := range d.factors {
+		if slices.Contains(without, f) {
+			continue
+		}
+		for _, l := range d.present(obs, f)[1:] {
+			m.level[[2]int{f, l}] = add(func(o observation) bool { return d.levels[o.cell][f] == l })
+		}
+	}
+	for _, p := range pairs {
+		for _, a := range d.present(obs, p[0])[1:] {
+			for _, b := range d.present(obs, p[1])[1:] {
+				m.pair[[2]int{a, b}] = add(func(o observation) bool { return d.levels[o.cell][p[0]] == a && d.levels[o.cell][p[1]] == b })
+			}
+		}
+	}
+	y := make([]float64, len(obs))
+	for i, o := range obs {
+		y[i] = o.y
+	}
+	m.LinearFit = stats.LeastSquares(cols, y)
+	return m
+}
+
+func blocksOf(obs []observation) []int {
+	seen := map[int]bool{}
+	for _, o := range obs {
+		seen[o.block] = true
+	}
+	return slices.Sorted(maps.Keys(seen))
+}
+
+// noise is the variance of one run about what its cell and its block give, with
+// its degrees of freedom: 0 where no cell has repeats.
+func (d *design) noise(obs []observation) (variance float64, df int) {
+	var cols [][]float64
+	dummy := func(of func(o observation) bool) {
+		col := make([]float64, len(obs))
+		for i, o := range obs {
+			if of(o) {
+				col[i] = 1
+			}
+		}
+		cols = append(cols, col)
+	}
+	cells := map[int]bool{}
+	for _, o := range obs {
+		cells[o.cell] = true
+	}
+	for _, c := range slices.Sorted(maps.Keys(cells)) {
+		dummy(func(o observation) bool { return o.cell == c })
+	}
+	for _, b := range blocksOf(obs)[1:] {
+		dummy(func(o observation) bool { return o.block == b })
+	}
+	y := make([]float64, len(obs))
+	for i, o := range obs {
+		y[i] = o.y
+	}
+	f := stats.LeastSquares(cols, y)
+	if f.DF() < 1 {
+		return math.NaN(), 0
+	}
+	return f.SSE / float64(f.DF()), f.DF()
+}
+
+// minDF is how many degrees of freedom an error needs: two runs of each of two
+// cells leave one, whose interval would be 25 standard errors wide.
+const minDF = 2
+
+// sample are the observations of a figure, and whether they are logarithms.
+func (d *design) sample(s *Study, m *Measure) (obs []observation, logs bool) {
+	logs = m.Ratio
+	for c := range s.Cells {
+		for _, x := range s.Cells[c].runs {
+			v := s.value(m, x)
+			if math.IsNaN(v) {
+				continue
+			}
+			logs = logs && v > 0
+			obs = append(obs, observation{c, x.Repeat, v})
+		}
+	}
+	if logs {
+		for i := range obs {
+			obs[i].y = math.Log(obs[i].y)
+		}
+	}
+	return obs, logs
+}
+
+// analyse finds effects, interactions and where the variation comes from.
+func (s *Study) analyse() {
+	d := s.design
+	for i := range measures {
+		m := &measures[i]
+		if m.Name == "in_flight.mean" || m.Name == "price_per_million_tokens" || m.Name == "tokens_per_gpu_hour" && s.Price == 0 {
+			continue // what follows from others
+		}
+		obs, logs := d.sample(s, m)
+		if len(obs) < 2 || same(obs) {
+			continue
+		}
+		s.Effects = append(s.Effects, d.effects(m, obs, logs)...)
+		if m.main {
+			ins, v := d.interactions(m, obs, logs)
+			s.Interactions = append(s.Interactions, ins...)
+			s.Variation = append(s.Variation, v)
+		}
+	}
+	ps := make([]float64, len(s.Effects))
+	for i := range s.Effects {
+		ps[i] = s.Effects[i].P.Or(math.NaN())
+	}
+	for i, p := range stats.Holm(ps) {
+		e := &s.Effects[i]
+		e.PHolm = report.Known(p)
+		e.Verdict = verdict(e, &measures[measureAt(e.Measure)])
+	}
+	ps = make([]float64, len(s.Interactions))
+	for i := range s.Interactions {
+		ps[i] = s.Interactions[i].P.Or(math.NaN())
+	}
+	for i, p := range stats.Holm(ps) {
+		s.Interactions[i].PHolm = report.Known(p)
+	}
+}
+
+// same says that there is nothing to explain.
+func same(obs []observation) bool {
+	return !slices.ContainsFunc(obs, func(o observation) bool { return o.y != obs[0].y })
+}
+
+// significant is the level of verdicts, after Holm's correction.
+const significant = 0.05
+
+func verdict(e *Effect, m *Measure) string {
+	switch {
+	case !e.PHolm.OK:
+		return report.NotJudged
+	case e.PHolm.V >= significant:
+		return report.NoDifference
+	case !m.Higher && !m.Lower:
+		return report.NotJudged
+	case (e.Change.V.V > 0) == m.Higher:
+		return report.Better
+	}
+	return report.Worse
+}
+
+// spread is the error that intervals are made of.
+type spread struct {
+	sd  float64
+	df  int
+	why string // there is none
+}
+
+// spreadOf is the error of a fit: what repeats differ by, or else what the fit
+// leaves.
+func (d *design) spreadOf(obs []observation, f *stats.LinearFit) spread {
+	v, df := d.noise(obs)
+	if df < minDF {
+		df = f.DF()
+		v = f.SSE / float64(max(1, df))
+	}
+	if df < minDF {
+		return spread{math.NaN(), df, "there are no repeats, and as many levels as cells: nothing is left to tell chance by"}
+	}
+	return spread{math.Sqrt(v), df, ""}
+}
+
+// value is a contrast with its interval, as a relative change or a difference.
+func (sp spread) value(est, scale float64, logs bool) (v report.Value, p report.Number) {
+	lo, hi := math.NaN(), math.NaN()
+	if sp.why == "" {
+		se := scale * sp.sd
+		half := stats.StudentQuantile(sp.df) * se
+		lo, hi = est-half, est+half
+		switch {
+		case se > 1e-9*max(1e-3, math.Abs(est)):
+			p = report.Known(stats.StudentP(sp.df, est/se))
+		case math.Abs(est) > 1e-9:
+			p = report.Known(0)
+		default:
+			p = report.Known(1)
+		}
+	}
+	if logs {
+		est, lo, hi = math.Expm1(est), math.Expm1(lo), math.Expm1(hi)
+	}
+	return report.Value{V: report.Known(est), Lo: report.Known(lo), Hi: report.Known(hi)}, p
+}
+
+// effects estimates every level of every factor.
+func (d *design) effects(m *Measure, obs []observation, logs bool) (out []Effect) {
+	full := d.fit(obs, true, nil)
+	sp := d.spreadOf(obs, full.LinearFit)
+	if v, df := d.noise(obs); df > 0 && v < 1e-18 {
+		d.exact = true
+	}
+	for f := range d.factors {
+		levels := d.present(obs, f)
+		if len(levels) < 2 {
+			continue
+		}
+		apart := full.Rank-d.fit(obs, true, []int{f}).Rank == len(levels)-1
+		for _, l := range levels[1:] {
+			e := Effect{Measure: m.Name, Factor: d.factors[f].Name, Level: d.factors[f].Levels[l], Base: d.factors[f].Levels[levels[0]], Ratio: logs, Why: sp.why}
+			est, scale, ok := full.Contrast(map[int]float64{full.level[[2]int{f, l}]: 1})
+			switch {
+			case !apart || !ok:
+				e.Why = "it cannot be told from other factors in the cells that have this figure"
+			default:
+				e.Change, e.P = sp.value(est, scale, logs)
+			}
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// pairs are all pairs of factors that have levels to combine.
+func (d *design) pairs(obs []observation) (out [][2]int) {
+	for a := range d.factors {
+		for b := a + 1; b < len(d.factors); b++ {
+			if len(d.present(obs, a)) > 1 && len(d.present(obs, b)) > 1 {
+				out = append(out, [2]int{a, b})
+			}
+		}
+	}
+	return out
+}
+
+// interactions tests each pair of factors, and divides the variation.
+func (d *design) interactions(m *Measure, obs []observation, logs bool) (out []Interaction, v Variation) {
+	full := d.fit(obs, true, nil)
+	all := make([]int, len(d.factors))
+	for i := range all {
+		all[i] = i
+	}
+	whole := d.fit(obs, true, all).SSE
+	v = Variation{Measure: m.Name, Shares: map[string]float64{}, Other: 1}
+	take := func(name string, ss float64) {
+		if whole > 0 {
+			v.Shares[name] = max(0, ss/whole)
+			v.Other -= v.Shares[name]
+		}
+	}
+	for f := range d.factors {
+		if len(d.present(obs, f)) > 1 {
+			take(d.factors[f].Name, d.fit(obs, true, []int{f}).SSE-full.SSE)
+		}
+	}
+	for _, p := range d.pairs(obs) {
+		with := d.fit(obs, true, nil, p)
+		gain := with.Rank - full.Rank
+		a, b := d.factors[p[0]], d.factors[p[1]]
+		la, lb := d.present(obs, p[0]), d.present(obs, p[1])
+		if gain == 0 {
+			continue // the design says nothing of it
+		}
+		in := Interaction{Measure: m.Name, A: a.Name, B: b.Name, DF: gain, Ratio: logs}
+		in.Levels = [4]string{a.Levels[la[0]], a.Levels[la[len(la)-1]], b.Levels[lb[0]], b.Levels[lb[len(lb)-1]]}
+		take(a.Name+" × "+b.Name, full.SSE-with.SSE)
+		sp := d.spreadOf(obs, with.LinearFit)
+		if in.Why = sp.why; in.Why == "" {
+			ms := (full.SSE - with.SSE) / float64(gain)
+			switch {
+			case sp.sd*sp.sd > 1e-18:
+				in.P = report.Known(distuv.F{D1: float64(gain), D2: float64(sp.df)}.Survival(ms / (sp.sd * sp.sd)))
+			case ms > 1e-18:
+				in.P = report.Known(0)
+			default:
+				in.P = report.Known(1)
+			}
+		}
+		column, played := with.pair[[2]int{la[len(la)-1], lb[len(lb)-1]}]
+		if est, scale, ok := with.Contrast(map[int]float64{column: 1}); played && ok {
+			in.Corner, _ = sp.value(est, scale, logs)
+		}
+		if gain < (len(la)-1)*(len(lb)-1) {
+			in.Why = "not every combination of the two was played"
+		}
+		out = append(out, in)
+	}
+	if noise, df := d.noise(obs); df > 0 && whole > 0 {
+		v.Noise = report.Known(noise * float64(df) / whole)
+		v.Other -= v.Noise.V
+	}
+	v.Other = max(0, v.Other)
+	return out, v
+}
+
+// describe says what the design can tell apart: empty levels, fractions, aliases.
+func (d *design) describe(s *Study) {
+	obs := d.once()
+	full := 1
+	for f := range d.factors {
+		full *= len(d.factors[f].Levels)
+		for l, name := range d.factors[f].Levels {
+			if !slices.ContainsFunc(obs, func(o observation) bool { return d.levels[o.cell][f] == l }) {
+				s.Empty = append(s.Empty, d.factors[f].Name+"="+name)
+			}
+		}
+	}
+	combos := map[string]bool{}
+	for c := range d.levels {
+		combos[fmt.Sprint(d.levels[c])] = true
+	}
+	switch {
+	case len(combos) == full:
+		s.Fraction = fmt.Sprintf("all %d combinations of %s", full, d.names())
+	default:
+		s.Fraction = fmt.Sprintf("%d of the %d combinations of %s", len(combos), full, d.names())
+	}
+	s.Fraction += fmt.Sprintf(", %s each", repeats(s.Repeat.Repeats))
+	if len(obs) > 1 {
+		s.Aliases = d.aliases(obs)
+	}
+}
+
+func repeats(n int) string {
+	if n == 1 {
+		return "one run"
+	}
+	return fmt.Sprintf("%d runs", n)
+}
+
+func (d *design) names() string {
+	var names []string
+	for _, f := range d.factors {
+		names = append(names, f.Name)
+	}
+	if len(names) < 2 {
+		return strings.Join(names, "")
+	}
+	return strings.Join(names[:len(names)-1], ", ") + " and " + names[len(names)-1]
+}
+
+// maxAliases bounds what is listed.
+const maxAliases = 24
+
+// aliases names effects that the cells with runs cannot tell apart.
+func (d *design) aliases(obs []observation) (out []string) {
+	add := func(format string, a ...any) {
+		if len(out) < maxAliases {
+			out = append(out, fmt.Sprintf(format, a...))
+		}
+	}
+	full := d.fit(obs, false, nil)
+	lost := map[int]bool{}
+	for f := range d.factors {
+		n := len(d.present(obs, f)) - 1
+		if n < 1 || full.Rank-d.fit(obs, false, []int{f}).Rank == n {
+			continue
+		}
+		lost[f] = true
+		var with []string
+		for g := range d.factors {
+			if g != f && d.fit(obs, false, []int{g}).Rank-d.fit(obs, false, []int{f, g}).Rank == n {
+				with = append(with, d.factors[g].Name)
+			}
+		}
+		if len(with) == 0 {
+			with = []string{"other factors"}
+		}
+		add("the effect of %s cannot be told from that of %s: they change together", d.factors[f].Name, strings.Join(with, " and "))
+	}
+	pairs := d.pairs(obs)
+	name := func(p [2]int) string { return d.factors[p[0]].Name + " × " + d.factors[p[1]].Name }
+	for f := range d.factors {
+		if lost[f] || len(d.present(obs, f)) < 2 {
+			continue
+		}
+		for _, p := range pairs {
+			if p[0] == f || p[1] == f {
+				continue
+			}
+			others := d.except(f, p)
+			alone := d.fit(obs, false, others).Rank - d.fit(obs, false, append(others, f)).Rank
+			beside := d.fit(obs, false, others, p).Rank - d.fit(obs, false, append(others, f), p).Rank
+			switch {
+			case beside == 0 && alone > 0:
+				add("the effect of %s is aliased with %s: what looks like the one may be the other", d.factors[f].Name, name(p))
+			case beside < alone:
+				add("the effect of %s is partly aliased with %s", d.factors[f].Name, name(p))
+			}
+		}
+	}
+	for i, p := range pairs {
+		alone := d.fit(obs, false, nil, p).Rank - full.Rank
+		if alone == 0 {
+			add("%s cannot be estimated: the combinations that it takes were not played", name(p))
+			continue
+		}
+		for _, q := range pairs[i+1:] {
+			both, only := d.fit(obs, false, nil, p, q).Rank, d.fit(obs, false, nil, q).Rank
+			if only > full.Rank && both == only {
+				add("%s is aliased with %s", name(p), name(q))
+			}
+		}
+	}
+	return out
+}
+
+// except lists the factors besides one and a pair.
+func (d *design) except(f int, p [2]int) (out []int) {
+	for g := range d.factors {
+		if g != f && g != p[0] && g != p[1] {
+			out = append(out, g)
+		}
+	}
+	return out
+}
+
+// studied are the places of the factors that have effects.
+func (s *Study) studied() (out []int) {
+	for f := range s.Factors {
+		if slices.ContainsFunc(s.Effects, func(e Effect) bool { return e.Factor == s.Factors[f].Name }) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// marginal is a figure at a combination of levels, over the cells that have them.
+func (s *Study) marginal(m *Measure, at map[int]int) Estimate {
+	obs, logs := s.design.sample(s, m)
+	if len(obs) == 0 {
+		return Estimate{}
+	}
+	sp := s.design.spreadOf(obs, s.design.fit(obs, true, nil).LinearFit)
+	var mean stats.Moments
+	for _, o := range obs {
+		in := true
+		for f, l := range at {
+			in = in && s.design.levels[o.cell][f] == l
+		}
+		if in {
+			mean.Add(o.y)
+		}
+	}
+	if mean.N() == 0 {
+		return Estimate{}
+	}
+	half := math.NaN()
+	if sp.why == "" {
+		half = stats.StudentQuantile(sp.df) * sp.sd / math.Sqrt(float64(mean.N()))
+	}
+	v, lo, hi := mean.Mean(), mean.Mean()-half, mean.Mean()+half
+	if logs {
+		v, lo, hi = math.Exp(v), math.Exp(lo), math.Exp(hi)
+	}
+	return Estimate{Value: report.Value{V: report.Known(v), Lo: report.Known(lo), Hi: report.Known(hi)}, Runs: int(mean.N()), Why: sp.why}
+}
