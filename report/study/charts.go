@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"math"
 	"slices"
+	"strconv"
 
 	"reprise/internal/plot"
 	"reprise/internal/units"
@@ -201,6 +202,9 @@ func (b *drawer) curves(into *[]html.Figure, title, desc, note, xName, yName str
 	ax, fx := s.axis(mx)
 	ay, fy := s.axis(my)
 	ax.Log, ax.Zero = false, true
+	if xName == "in_flight.mean" {
+		ax.Label = "requests in flight, mean"
+	}
 	var charts []*plot.Chart
 	for _, f := range s.facets() {
 		c := &plot.Chart{Title: titled(title, f.title), Desc: desc, X: ax, Y: ay}
@@ -231,10 +235,23 @@ func (b *drawer) curves(into *[]html.Figure, title, desc, note, xName, yName str
 	}
 }
 
-// bound draws the objective of a figure.
+// farAbove is from where on a bound is so far beyond every value that it would
+// take the chart.
+const farAbove = 1.5
+
+// bound draws the objectives of a figure's metric.
 func (b *drawer) bound(c *plot.Chart, m *Measure, factor float64) {
+	most := 0.0
+	for _, l := range c.Lines {
+		for _, y := range l.Y {
+			most = max(most, y)
+		}
+	}
 	for _, o := range b.study.Objectives {
-		if m.Unit == "ns" && len(m.Name) > len(o.Metric) && m.Name[:len(o.Metric)+1] == o.Metric+"." && (o.Share == 0 || nameOf(o) == m.Name) {
+		if float64(o.Below)*factor > farAbove*most {
+			continue
+		}
+		if m.Unit == "ns" && len(m.Name) > len(o.Metric) && m.Name[:len(o.Metric)+1] == o.Metric+"." {
 			c.Rules = append(c.Rules, plot.Rule{Name: o.String(), Y: float64(o.Below) * factor})
 		}
 	}
@@ -448,8 +465,14 @@ func (b *drawer) frontSection() html.Section {
 			vy, ylo, yhi := onto(p.cell.Figures[f.Latency], fy)
 			l.X, l.XLow, l.XHigh = append(l.X, vx), append(l.XLow, xlo), append(l.XHigh, xhi)
 			l.Y, l.Low, l.High = append(l.Y, vy), append(l.Low, ylo), append(l.High, yhi)
+			place := p.place()
+			if p.On {
+				n := strconv.Itoa(len(front.X))
+				front.Labels = append(front.Labels, n)
+				place += ", " + n
+			}
 			if p.On || p.Near {
-				t.Rows = append(t.Rows, []html.Cell{{Text: s.label(p.cell)}, estimate(mx, p.cell.Figures[f.Throughput]), estimate(my, p.cell.Figures[f.Latency]), {Text: p.place(), Chip: map[bool]string{true: "good", false: "plain"}[p.On]}})
+				t.Rows = append(t.Rows, []html.Cell{{Text: s.label(p.cell)}, estimate(mx, p.cell.Figures[f.Throughput]), estimate(my, p.cell.Figures[f.Latency]), {Text: place, Chip: map[bool]string{true: "good", false: "plain"}[p.On]}})
 			}
 		}
 		for _, l := range []plot.Line{rest, near, front} {
@@ -595,7 +618,7 @@ func (b *drawer) interactionsSection() html.Section {
 	if len(figs) > 0 {
 		x.Blocks = append(x.Blocks, html.Block{Figures: figs})
 	}
-	t := &html.Table{Caption: "Pairs of factors", Head: []string{"factors", "figure", "p (Holm)", "at the corner", "change of the effect", "95 % interval"}, Sorted: true}
+	t := &html.Table{Caption: "Pairs of factors", Head: []string{"factors", "figure", "p (Holm)", "effect of, between", "how much it changes", "95 % interval"}, Sorted: true}
 	for i := range s.Interactions {
 		in := &s.Interactions[i]
 		m := &measures[measureAt(in.Measure)]

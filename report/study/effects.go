@@ -220,9 +220,10 @@ func (d *design) sample(s *Study, m *Measure) (obs []observation, logs bool) {
 // analyse finds effects, interactions and where the variation comes from.
 func (s *Study) analyse() {
 	d := s.design
+	main := []string{s.tail("ttft.p99", "ttft.p90", "ttft.p50"), "tpot.p50", "output_tokens_per_second", "goodput"}
 	for i := range measures {
 		m := &measures[i]
-		if m.Name == "in_flight.mean" || m.Name == "price_per_million_tokens" || m.Name == "tokens_per_gpu_hour" && s.Price == 0 {
+		if !s.tells(m) || m.Name == "in_flight.mean" || m.Name == "price_per_million_tokens" || m.Name == "tokens_per_gpu_hour" && s.Price == 0 {
 			continue // what follows from others
 		}
 		obs, logs := d.sample(s, m)
@@ -230,7 +231,7 @@ func (s *Study) analyse() {
 			continue
 		}
 		s.Effects = append(s.Effects, d.effects(m, obs, logs)...)
-		if m.main {
+		if slices.Contains(main, m.Name) {
 			ins, v := d.interactions(m, obs, logs)
 			s.Interactions = append(s.Interactions, ins...)
 			s.Variation = append(s.Variation, v)

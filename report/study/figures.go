@@ -18,9 +18,9 @@ type Measure struct {
 	Higher bool   `json:"higher_is_better,omitempty"`
 	Lower  bool   `json:"lower_is_better,omitempty"`
 	Ratio  bool   `json:"effects_are_ratios,omitempty"` // otherwise differences
-	// main figures are those that effects and interactions are told of in full.
-	main bool
-	of   func(*reading) float64
+	// asked figures are told of only where an objective bounds them.
+	asked bool
+	of    func(*reading) float64
 }
 
 // reading is a run reduced to what its figures are computed from.
@@ -42,16 +42,22 @@ func nanos(v traceformat.Opt[metrics.Nanos]) float64 {
 var measures = []Measure{
 	{Name: "ttft.p50", Title: "TTFT p50", Unit: "ns", Lower: true, Ratio: true, of: func(r *reading) float64 { return nanos(r.sum.TTFT.Schedule.P50) }},
 	{Name: "ttft.p90", Title: "TTFT p90", Unit: "ns", Lower: true, Ratio: true, of: func(r *reading) float64 { return nanos(r.sum.TTFT.Schedule.P90) }},
-	{Name: "ttft.p99", Title: "TTFT p99", Unit: "ns", Lower: true, Ratio: true, main: true, of: func(r *reading) float64 { return nanos(r.sum.TTFT.Schedule.P99) }},
-	{Name: "tpot.p50", Title: "TPOT p50", Unit: "ns", Lower: true, Ratio: true, main: true, of: func(r *reading) float64 { return nanos(r.sum.TPOT.P50) }},
+	{Name: "ttft.p95", Title: "TTFT p95", Unit: "ns", Lower: true, Ratio: true, asked: true, of: func(r *reading) float64 { return nanos(r.sum.TTFT.Schedule.P95) }},
+	{Name: "ttft.p99", Title: "TTFT p99", Unit: "ns", Lower: true, Ratio: true, of: func(r *reading) float64 { return nanos(r.sum.TTFT.Schedule.P99) }},
+	{Name: "ttft.p99.9", Title: "TTFT p99.9", Unit: "ns", Lower: true, Ratio: true, asked: true, of: func(r *reading) float64 { return nanos(r.sum.TTFT.Schedule.P999) }},
+	{Name: "tpot.p50", Title: "TPOT p50", Unit: "ns", Lower: true, Ratio: true, of: func(r *reading) float64 { return nanos(r.sum.TPOT.P50) }},
+	{Name: "tpot.p90", Title: "TPOT p90", Unit: "ns", Lower: true, Ratio: true, asked: true, of: func(r *reading) float64 { return nanos(r.sum.TPOT.P90) }},
+	{Name: "tpot.p95", Title: "TPOT p95", Unit: "ns", Lower: true, Ratio: true, asked: true, of: func(r *reading) float64 { return nanos(r.sum.TPOT.P95) }},
 	{Name: "tpot.p99", Title: "TPOT p99", Unit: "ns", Lower: true, Ratio: true, of: func(r *reading) float64 { return nanos(r.sum.TPOT.P99) }},
 	{Name: "itl.p50", Title: "ITL p50", Unit: "ns", Lower: true, Ratio: true, of: func(r *reading) float64 { return nanos(r.sum.ITL.P50) }},
 	{Name: "itl.p99", Title: "ITL p99", Unit: "ns", Lower: true, Ratio: true, of: func(r *reading) float64 { return nanos(r.sum.ITL.P99) }},
 	{Name: "e2e.p50", Title: "E2E p50", Unit: "ns", Lower: true, Ratio: true, of: func(r *reading) float64 { return nanos(r.sum.E2E.Schedule.P50) }},
+	{Name: "e2e.p90", Title: "E2E p90", Unit: "ns", Lower: true, Ratio: true, asked: true, of: func(r *reading) float64 { return nanos(r.sum.E2E.Schedule.P90) }},
+	{Name: "e2e.p95", Title: "E2E p95", Unit: "ns", Lower: true, Ratio: true, asked: true, of: func(r *reading) float64 { return nanos(r.sum.E2E.Schedule.P95) }},
 	{Name: "e2e.p99", Title: "E2E p99", Unit: "ns", Lower: true, Ratio: true, of: func(r *reading) float64 { return nanos(r.sum.E2E.Schedule.P99) }},
 	{Name: "requests_per_second", Title: "Requests/s", Unit: "1/s", Higher: true, Ratio: true, of: func(r *reading) float64 { return rate(r, r.sum.Rates.Completed) }},
-	{Name: "output_tokens_per_second", Title: "Output tokens/s", Unit: "1/s", Higher: true, Ratio: true, main: true, of: func(r *reading) float64 { return rate(r, r.sum.Rates.OutputTokens) }},
-	{Name: "goodput", Title: "Goodput", Unit: "1/s", Higher: true, Ratio: true, main: true, of: func(r *reading) float64 {
+	{Name: "output_tokens_per_second", Title: "Output tokens/s", Unit: "1/s", Higher: true, Ratio: true, of: func(r *reading) float64 { return rate(r, r.sum.Rates.OutputTokens) }},
+	{Name: "goodput", Title: "Goodput", Unit: "1/s", Higher: true, Ratio: true, of: func(r *reading) float64 {
 		if r.sum.Goodput == nil {
 			return math.NaN()
 		}
@@ -153,9 +159,9 @@ var within = map[string]struct {
 	column int
 	level  float64
 }{
-	"ttft.p50": {columnTTFT, 0.5}, "ttft.p90": {columnTTFT, 0.9}, "ttft.p99": {columnTTFT, 0.99},
-	"tpot.p50": {columnTPOT, 0.5}, "tpot.p99": {columnTPOT, 0.99},
-	"e2e.p50": {columnE2E, 0.5}, "e2e.p99": {columnE2E, 0.99},
+	"ttft.p50": {columnTTFT, 0.5}, "ttft.p90": {columnTTFT, 0.9}, "ttft.p95": {columnTTFT, 0.95}, "ttft.p99": {columnTTFT, 0.99}, "ttft.p99.9": {columnTTFT, 0.999},
+	"tpot.p50": {columnTPOT, 0.5}, "tpot.p90": {columnTPOT, 0.9}, "tpot.p95": {columnTPOT, 0.95}, "tpot.p99": {columnTPOT, 0.99},
+	"e2e.p50": {columnE2E, 0.5}, "e2e.p90": {columnE2E, 0.9}, "e2e.p95": {columnE2E, 0.95}, "e2e.p99": {columnE2E, 0.99},
 }
 
 // Columns of the values that are kept of a run.

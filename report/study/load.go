@@ -296,7 +296,7 @@ func proportion(each []float64, seed uint64) stats.Estimate {
 // describe names a run.
 func (x *Run) describe() string {
 	if x.Number == 0 {
-		return x.Cell
+		return "cell " + x.Cell
 	}
 	return fmt.Sprintf("run %d (%s, repeat %d)", x.Number, x.Cell, x.Repeat)
 }

@@ -41,11 +41,11 @@ func (s *Study) WriteHTML(w io.Writer) error {
 			p.Sections = append(p.Sections, x)
 		}
 	}
-	add(s.recommendationSection())
 	add(s.validitySection())
-	add(s.cellsSection())
+	add(s.recommendationSection())
 	add(b.loadSection())
 	add(b.frontSection())
+	add(s.cellsSection())
 	add(b.effectsSection())
 	add(b.interactionsSection())
 	add(b.tailSection())
@@ -164,22 +164,15 @@ func estimate(m *Measure, e Estimate) html.Cell {
 
 func (s *Study) validitySection() html.Section {
 	x := html.Section{ID: "validity", Title: "What is in no figure", Text: []string{"Runs that are invalid, partial, failed, skipped or still to come are in no figure."}}
-	if lost := s.lost(); len(lost) > 0 {
-		t := &html.Table{Caption: "Runs that do not count", Head: []string{"run", "state", "why"}}
-		for _, r := range lost {
-			chip := "warn"
-			switch r.Status {
-			case invalid, failed, unreadable:
-				chip = "bad"
-			case pending, skipped:
-				chip = "plain"
-			}
-			t.Rows = append(t.Rows, []html.Cell{{Text: r.describe()}, {Text: r.Status, Chip: chip}, {Text: r.Why}})
-		}
-		x.Blocks = append(x.Blocks, html.Block{Table: t})
+	var list []string
+	for _, r := range s.lost() {
+		list = append(list, upper(r.describe())+" is "+r.Status+": "+r.Why+".")
+	}
+	if len(list) > 0 {
+		x.Blocks = append(x.Blocks, html.Block{List: list})
 	}
 	if len(s.Empty) > 0 {
-		x.Blocks = append(x.Blocks, html.Block{Title: "Levels without a run that counts", List: s.Empty})
+		x.Blocks = append(x.Blocks, html.Block{List: []string{"Levels without a run that counts: " + strings.Join(s.Empty, ", ") + "."}})
 	}
 	return x
 }

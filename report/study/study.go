@@ -226,6 +226,11 @@ func (s *Study) value(m *Measure, x *Run) float64 {
 	return v
 }
 
+// tells says whether a figure is told of.
+func (s *Study) tells(m *Measure) bool {
+	return !m.asked || slices.ContainsFunc(s.Objectives, func(o Objective) bool { return nameOf(o) == m.Name })
+}
+
 // gpusOf is how many GPUs a run took: as telemetry saw them, where nobody says.
 func (s *Study) gpusOf(x *Run) float64 {
 	if s.gpus > 0 {
@@ -297,6 +302,9 @@ func (c *Cell) summarise(s *Study) {
 	c.Behind = 2*behind > len(c.runs)
 	for i := range measures {
 		m := &measures[i]
+		if !s.tells(m) {
+			continue
+		}
 		var values []float64
 		var within []stats.Estimate
 		for _, x := range c.runs {
@@ -487,20 +495,13 @@ func (s *Study) simulated() {
 func (s *Study) warn() {
 	add := func(format string, a ...any) { s.Warnings = append(s.Warnings, fmt.Sprintf(format, a...)) }
 	var few, behind []string
-	digests := map[string]map[string]bool{}
 	for i := range s.Cells {
 		c := &s.Cells[i]
 		if c.Counted > 0 && c.Counted < 3 {
-			few = append(few, c.Name)
+			few = append(few, s.label(c))
 		}
 		if c.Behind {
-			behind = append(behind, c.Name)
-		}
-		for _, x := range c.runs {
-			if digests[c.Name] == nil {
-				digests[c.Name] = map[string]bool{}
-			}
-			digests[c.Name][x.Digest] = true
+			behind = append(behind, s.label(c))
 		}
 	}
 	if len(few) > 0 {

@@ -10,9 +10,9 @@ import (
 	"reprise/report"
 )
 
-// columnsOf are the figures of tables of cells, in two tables of Markdown.
+// tables are the figures of the two tables of cells.
 var tables = [][]string{
-	{"ttft.p50", "ttft.p90", "ttft.p99", "tpot.p50", "tpot.p99", "itl.p50", "itl.p99", "e2e.p50", "e2e.p99"},
+	{"ttft.p50", "ttft.p90", "ttft.p95", "ttft.p99", "ttft.p99.9", "tpot.p50", "tpot.p90", "tpot.p95", "tpot.p99", "itl.p50", "itl.p99", "e2e.p50", "e2e.p90", "e2e.p95", "e2e.p99"},
 	{"requests_per_second", "output_tokens_per_second", "goodput", "error_rate", "in_flight.mean", "kv_usage.max", "prefix_hit", "preemptions", "tokens_per_joule", "tokens_per_gpu_hour", "price_per_million_tokens"},
 }
 
@@ -168,7 +168,7 @@ func (s *Study) WriteMarkdown(w io.Writer) error {
 		line("")
 		line("%s", interactionsText)
 		line("")
-		head("factors", "figure", "p (Holm)", "at the corner", "change of the effect", "95 % interval")
+		head("factors", "figure", "p (Holm)", "effect of, between", "how much it changes", "95 % interval")
 		for i := range s.Interactions {
 			x := &s.Interactions[i]
 			m := &measures[measureAt(x.Measure)]
@@ -316,7 +316,7 @@ func (s *Study) WriteText(w io.Writer) error {
 
 const (
 	effectsText      = "The change that a level makes against the first one, over the cells that were played, by least squares with repeats as blocks. Relative for latencies and rates. A verdict stands only where p is below 0.05 after Holm's correction for every effect of this study."
-	interactionsText = "Where p is small, the effect of one factor depends on the other, and its main effect is an average. The corner says by how much the effect of the first factor's last level changes between the first and the last level of the second."
+	interactionsText = "Where p is small, the effect of one factor depends on the other, and its main effect is an average. The table says by how much the effect of the first factor, from its first to its last level, changes between the first and the last level of the second."
 )
 
 // said is an effect's verdict, or why there is none.
@@ -334,7 +334,7 @@ func (x *Interaction) corner() string {
 	if !x.Corner.V.OK {
 		return orDash(x.Why)
 	}
-	return fmt.Sprintf("%s→%s, %s→%s", x.Levels[0], x.Levels[1], x.Levels[2], x.Levels[3])
+	return fmt.Sprintf("%s→%s, between %s and %s", x.Levels[0], x.Levels[1], x.Levels[2], x.Levels[3])
 }
 
 // place says where a point lies.

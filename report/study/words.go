@@ -12,12 +12,19 @@ import (
 	"reprise/report/html"
 )
 
-// change writes an effect: "+4.2 %", "×3.1" from twice on, or a difference.
+// change writes an effect: "+4.2 %", "×3.1" from twice or half on, or a
+// difference.
 func (m *Measure) change(v report.Number, relative bool) string {
+	return m.changed(v, relative, relative && manifold(v))
+}
+
+func manifold(v report.Number) bool { return v.OK && (v.V >= 1 || v.V <= -0.5) }
+
+func (m *Measure) changed(v report.Number, relative, times bool) string {
 	switch {
 	case !v.OK:
 		return "-"
-	case relative && (v.V >= 1 || v.V <= -0.5):
+	case times:
 		return "×" + units.Digits(1+v.V)
 	case relative || m.Unit == "share":
 		text := units.Percent(max(v.V, -v.V))
@@ -38,7 +45,8 @@ func (m *Measure) changeInterval(v report.Value, relative bool) string {
 	if !v.Lo.OK || !v.Hi.OK {
 		return ""
 	}
-	return m.change(v.Lo, relative) + " to " + m.change(v.Hi, relative)
+	times := relative && manifold(v.V)
+	return m.changed(v.Lo, relative, times) + " to " + m.changed(v.Hi, relative, times)
 }
 
 // interval writes "450 ms to 520 ms", empty without one.
@@ -283,7 +291,7 @@ func (s *Study) facts() (out []html.Fact) {
 		add("Price of a GPU-hour", units.Digits(s.Price))
 	}
 	if s.gpus > 0 {
-		add("GPUs of an engine", units.Digits(s.gpus))
+		add("GPUs of an engine", fmt.Sprintf("%g", s.gpus))
 	}
 	return out
 }
