@@ -12,7 +12,7 @@ type LinearFit struct {
 	SSE  float64
 	coef []float64   // by column, 0 of an aliased one
 	kept []int       // by column, its place among the independent ones; -1 of an aliased one
-	r    [][]float64 // upper triangle over the independent columns, by column
+	q, r [][]float64 // orthogonal columns, and the upper triangle, of the independent ones
 }
 
 // aliasedBelow is the share of a column's length that must be left once the ones
@@ -25,13 +25,12 @@ const aliasedBelow = 1e-8
 // Gram-Schmidt orthogonalization process", 2005).
 func LeastSquares(columns [][]float64, y []float64) *LinearFit {
 	f := &LinearFit{N: len(y), coef: make([]float64, len(columns))}
-	var q [][]float64
 	for _, x := range columns {
 		v := append([]float64(nil), x...)
 		whole := math.Sqrt(dot(v, v))
-		r := make([]float64, len(q)+1)
+		r := make([]float64, len(f.q)+1)
 		for range 2 {
-			for i, u := range q {
+			for i, u := range f.q {
 				p := dot(u, v)
 				r[i] += p
 				for k := range v {
@@ -47,21 +46,21 @@ func LeastSquares(columns [][]float64, y []float64) *LinearFit {
 		for k := range v {
 			v[k] /= left
 		}
-		r[len(q)] = left
-		f.kept = append(f.kept, len(q))
-		q, f.r = append(q, v), append(f.r, r)
+		r[len(f.q)] = left
+		f.kept = append(f.kept, len(f.q))
+		f.q, f.r = append(f.q, v), append(f.r, r)
 	}
-	f.Rank = len(q)
+	f.Rank = len(f.q)
 	rest := append([]float64(nil), y...)
-	b := make([]float64, len(q))
-	for i, u := range q {
+	b := make([]float64, f.Rank)
+	for i, u := range f.q {
 		b[i] = dot(u, rest)
 		for k := range rest {
 			rest[k] -= b[i] * u[k]
 		}
 	}
 	f.SSE = dot(rest, rest)
-	for i := len(q) - 1; i >= 0; i-- {
+	for i := f.Rank - 1; i >= 0; i-- {
 		b[i] /= f.r[i][i]
 		for k := range i {
 			b[k] -= f.r[i][k] * b[i]
@@ -85,26 +84,50 @@ func (f *LinearFit) Aliased(column int) bool { return f.kept[column] < 0 }
 // scale times the standard deviation of the errors. ok is false where it needs
 // an aliased column.
 func (f *LinearFit) Contrast(weights map[int]float64) (estimate, scale float64, ok bool) {
-	z := make([]float64, f.Rank)
+	z, ok := f.solve(weights)
+	if !ok {
+		return math.NaN(), math.NaN(), false
+	}
+	for c := range f.coef { // in one order, so that the last digit is always the same
+		estimate += weights[c] * f.coef[c]
+	}
+	return estimate, math.Sqrt(dot(z, z)), true
+}
+
+// Weights are what a contrast multiplies each value of y with.
+func (f *LinearFit) Weights(weights map[int]float64) (w []float64, ok bool) {
+	z, ok := f.solve(weights)
+	if !ok {
+		return nil, false
+	}
+	w = make([]float64, f.N)
+	for i, u := range f.q {
+		for k := range w {
+			w[k] += z[i] * u[k]
+		}
+	}
+	return w, true
+}
+
+// solve expresses a contrast in the orthogonal columns.
+func (f *LinearFit) solve(weights map[int]float64) (z []float64, ok bool) {
+	z = make([]float64, f.Rank)
 	for c, w := range weights {
 		if w == 0 {
 			continue
 		}
 		if f.kept[c] < 0 {
-			return math.NaN(), math.NaN(), false
+			return nil, false
 		}
 		z[f.kept[c]] = w
-		estimate += w * f.coef[c]
 	}
-	sum := 0.0
 	for i := range z {
 		for k := range i {
 			z[i] -= f.r[i][k] * z[k]
 		}
 		z[i] /= f.r[i][i]
-		sum += z[i] * z[i]
 	}
-	return estimate, math.Sqrt(sum), true
+	return z, true
 }
 
 func dot(a, b []float64) (s float64) {

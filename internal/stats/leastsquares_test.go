@@ -67,6 +67,9 @@ func TestLeastSquaresAliased(t *testing.T) {
 	if !ok || math.Abs(est-4) > 1e-12 || math.Abs(scale-1) > 1e-12 || math.Abs(f.SSE-4) > 1e-12 {
 		t.Errorf("difference %v, scale %v, SSE %v", est, scale, f.SSE)
 	}
+	if w, ok := f.Weights(map[int]float64{1: 1}); !ok || math.Abs(w[0]+0.5) > 1e-12 || math.Abs(w[3]-0.5) > 1e-12 {
+		t.Errorf("a difference of means has the weights %v", w)
+	}
 	if _, _, ok := f.Contrast(map[int]float64{2: 1}); ok {
 		t.Error("an aliased column was estimated")
 	}

@@ -69,6 +69,105 @@ type design struct {
 	exact   bool    // repeats are the very same
 }
 
+// means are the figures of cells, adjusted for the blocks that their runs were
+// in. Factors are estimated from them and not from runs: each cell counts once,
+// however many of its runs do, so that a run that failed cannot shift the effect
+// of one factor by what another does.
+type means struct {
+	at     []int     // the cells
+	y      []float64 // by place in at
+	runs   *stats.LinearFit
+	blocks int
+	each   float64 // runs a cell: the harmonic mean
+	noise  float64 // variance of a run about its cell and block; NaN
+	df     int     // of noise; 0 where no cell has repeats
+	size   float64 // of the largest figure: what is less than 1e-12 of it is rounding
+}
+
+func (d *design) means(obs []observation) *means {
+	m := &means{}
+	count := map[int]float64{}
+	for _, o := range obs {
+		count[o.cell]++
+	}
+	m.at = slices.Sorted(maps.Keys(count))
+	inverse := 0.0
+	for _, c := range m.at {
+		inverse += 1 / count[c]
+	}
+	m.each = float64(len(m.at)) / inverse
+	var cols [][]float64
+	dummy := func(of func(o observation) bool) {
+		col := make([]float64, len(obs))
+		for i, o := range obs {
+			if of(o) {
+				col[i] = 1
+			}
+		}
+		cols = append(cols, col)
+	}
+	for _, c := range m.at {
+		dummy(func(o observation) bool { return o.cell == c })
+	}
+	bs := blocksOf(obs)
+	m.blocks = len(bs)
+	for _, b := range bs[1:] {
+		dummy(func(o observation) bool { return o.block == b })
+	}
+	y := make([]float64, len(obs))
+	for i, o := range obs {
+		y[i] = o.y
+		m.size = max(m.size, math.Abs(o.y))
+	}
+	m.runs = stats.LeastSquares(cols, y)
+	if m.df = m.runs.DF(); m.df > 0 {
+		m.noise = m.snap(math.Sqrt(m.runs.SSE / float64(m.df)))
+		m.noise *= m.noise
+	} else {
+		m.noise = math.NaN()
+	}
+	for i := range m.at {
+		w := make([]float64, len(m.at))
+		w[i] = 1
+		v, _ := m.sum(w)
+		m.y = append(m.y, v)
+	}
+	return m
+}
+
+// sum is a weighted sum of cells, over blocks evenly, with its scale.
+func (m *means) sum(weights []float64) (v, scale float64) {
+	w := map[int]float64{}
+	total := 0.0
+	for i, x := range weights {
+		w[i] = x
+		total += x
+	}
+	for b := 1; b < m.blocks; b++ {
+		if c := len(m.at) + b - 1; !m.runs.Aliased(c) && math.Abs(total) > 1e-12 {
+			w[c] = total / float64(m.blocks)
+		}
+	}
+	v, scale, _ = m.runs.Contrast(w)
+	return m.snap(v), scale
+}
+
+// snap takes what is left of rounding for nothing.
+func (m *means) snap(v float64) float64 {
+	if math.Abs(v) < 1e-12*m.size {
+		return 0
+	}
+	return v
+}
+
+// observations are the means as one observation a cell.
+func (m *means) observations() (out []observation) {
+	for i, c := range m.at {
+		out = append(out, observation{cell: c, y: m.y[i]})
+	}
+	return out
+}
+
 func newDesign(s *Study) *design {
 	d := &design{factors: s.Factors}
 	for i := range s.Cells {
@@ -98,7 +197,7 @@ func (d *design) present(obs []observation, f int) (out []int) {
 	return out
 }
 
-// A model is a fit with the columns of its levels. The first level of a factor
+// A model is a fit to cells with the columns of its levels. The first level of a factor
 // that is present has none.
 type model struct {
 	*stats.LinearFit
@@ -106,9 +205,9 @@ type model struct {
 	pair  map[[2]int]int // column by levels of the pair
 }
 
-// fit fits blocks and the main effects of all factors but those left out, and
-// the interaction of a pair.
-func (d *design) fit(obs []observation, blocks bool, without []int, pairs ...[2]int) *model {
+// fit fits the main effects of all factors but those left out, and the
+// interactions of pairs.
+func (d *design) fit(obs []observation, without []int, pairs ...[2]int) *model {
 	m := &model{level: map[[2]int]int{}, pair: map[[2]int]int{}}
 	var cols [][]float64
 	add := func(of func(o observation) bool) int {
@@ -122,11 +221,6 @@ func (d *design) fit(obs []observation, blocks bool, without []int, pairs ...[2]
 		return len(cols) - 1
 	}
 	add(func(observation) bool { return true })
-	if blocks {
-		for _, b := range blocksOf(obs)[1:] {
-			add(func(o observation) bool { return o.block == b })
-		}
-	}
 	for f := range d.factors {
 		if slices.Contains(without, f) {
 			continue
@@ -156,40 +250,6 @@ func blocksOf(obs []observation) []int {
 		seen[o.block] = true
 	}
 	return slices.Sorted(maps.Keys(seen))
-}
-
-// noise is the variance of one run about what its cell and its block give, with
-// its degrees of freedom: 0 where no cell has repeats.
-func (d *design) noise(obs []observation) (variance float64, df int) {
-	var cols [][]float64
-	dummy := func(of func(o observation) bool) {
-		col := make([]float64, len(obs))
-		for i, o := range obs {
-			if of(o) {
-				col[i] = 1
-			}
-		}
-		cols = append(cols, col)
-	}
-	cells := map[int]bool{}
-	for _, o := range obs {
-		cells[o.cell] = true
-	}
-	for _, c := range slices.Sorted(maps.Keys(cells)) {
-		dummy(func(o observation) bool { return o.cell == c })
-	}
-	for _, b := range blocksOf(obs)[1:] {
-		dummy(func(o observation) bool { return o.block == b })
-	}
-	y := make([]float64, len(obs))
-	for i, o := range obs {
-		y[i] = o.y
-	}
-	f := stats.LeastSquares(cols, y)
-	if f.DF() < 1 {
-		return math.NaN(), 0
-	}
-	return f.SSE / float64(f.DF()), f.DF()
 }
 
 // minDF is how many degrees of freedom an error needs: two runs of each of two
@@ -284,13 +344,14 @@ type spread struct {
 	why string // there is none
 }
 
-// spreadOf is the error of a fit: what repeats differ by, or else what the fit
-// leaves.
-func (d *design) spreadOf(obs []observation, f *stats.LinearFit) spread {
-	v, df := d.noise(obs)
+// spread is the error of a fit to the means: what repeats differ by, or else what
+// the fit leaves.
+func (m *means) spread(f *stats.LinearFit) spread {
+	v, df := m.noise, m.df
 	if df < minDF {
 		df = f.DF()
-		v = f.SSE / float64(max(1, df))
+		v = m.snap(math.Sqrt(f.SSE * m.each / float64(max(1, df))))
+		v *= v
 	}
 	if df < minDF {
 		return spread{math.NaN(), df, "there are no repeats, and as many levels as cells: nothing is left to tell chance by"}
@@ -306,9 +367,9 @@ func (sp spread) value(est, scale float64, logs bool) (v report.Value, p report.
 		half := stats.StudentQuantile(sp.df) * se
 		lo, hi = est-half, est+half
 		switch {
-		case se > 1e-9*max(1e-3, math.Abs(est)):
+		case se > 0:
 			p = report.Known(stats.StudentP(sp.df, est/se))
-		case math.Abs(est) > 1e-9:
+		case est != 0:
 			p = report.Known(0)
 		default:
 			p = report.Known(1)
@@ -321,10 +382,12 @@ func (sp spread) value(est, scale float64, logs bool) (v report.Value, p report.
 }
 
 // effects estimates every level of every factor.
-func (d *design) effects(m *Measure, obs []observation, logs bool) (out []Effect) {
-	full := d.fit(obs, true, nil)
-	sp := d.spreadOf(obs, full.LinearFit)
-	if v, df := d.noise(obs); df > 0 && v < 1e-18 {
+func (d *design) effects(m *Measure, runs []observation, logs bool) (out []Effect) {
+	mean := d.means(runs)
+	obs := mean.observations()
+	full := d.fit(obs, nil)
+	sp := mean.spread(full.LinearFit)
+	if mean.df > 0 && mean.noise == 0 {
 		d.exact = true
 	}
 	for f := range d.factors {
@@ -332,14 +395,15 @@ func (d *design) effects(m *Measure, obs []observation, logs bool) (out []Effect
 		if len(levels) < 2 {
 			continue
 		}
-		apart := full.Rank-d.fit(obs, true, []int{f}).Rank == len(levels)-1
+		apart := full.Rank-d.fit(obs, []int{f}).Rank == len(levels)-1
 		for _, l := range levels[1:] {
 			e := Effect{Measure: m.Name, Factor: d.factors[f].Name, Level: d.factors[f].Levels[l], Base: d.factors[f].Levels[levels[0]], Ratio: logs, Why: sp.why}
-			est, scale, ok := full.Contrast(map[int]float64{full.level[[2]int{f, l}]: 1})
+			w, ok := full.Weights(map[int]float64{full.level[[2]int{f, l}]: 1})
 			switch {
 			case !apart || !ok:
 				e.Why = "it cannot be told from other factors in the cells that have this figure"
 			default:
+				est, scale := mean.sum(w)
 				e.Change, e.P = sp.value(est, scale, logs)
 			}
 			out = append(out, e)
@@ -360,28 +424,36 @@ func (d *design) pairs(obs []observation) (out [][2]int) {
 	return out
 }
 
-// interactions tests each pair of factors, and divides the variation.
-func (d *design) interactions(m *Measure, obs []observation, logs bool) (out []Interaction, v Variation) {
-	full := d.fit(obs, true, nil)
+// interactions tests each pair of factors, and divides the variation between
+// runs. Sums of squares of means stand for as many runs as a cell has (the
+// analysis of unweighted means: Yates, "The analysis of multiple classifications
+// with unequal numbers in the different classes", 1934).
+func (d *design) interactions(m *Measure, runs []observation, logs bool) (out []Interaction, v Variation) {
+	mean := d.means(runs)
+	obs := mean.observations()
+	full := d.fit(obs, nil)
 	all := make([]int, len(d.factors))
 	for i := range all {
 		all[i] = i
 	}
-	whole := d.fit(obs, true, all).SSE
+	whole := d.fit(obs, all).SSE * mean.each
+	if mean.df > 0 {
+		whole += mean.noise * float64(mean.df)
+	}
 	v = Variation{Measure: m.Name, Shares: map[string]float64{}, Other: 1}
 	take := func(name string, ss float64) {
 		if whole > 0 {
-			v.Shares[name] = max(0, ss/whole)
+			v.Shares[name] = max(0, ss*mean.each/whole)
 			v.Other -= v.Shares[name]
 		}
 	}
 	for f := range d.factors {
 		if len(d.present(obs, f)) > 1 {
-			take(d.factors[f].Name, d.fit(obs, true, []int{f}).SSE-full.SSE)
+			take(d.factors[f].Name, d.fit(obs, []int{f}).SSE-full.SSE)
 		}
 	}
 	for _, p := range d.pairs(obs) {
-		with := d.fit(obs, true, nil, p)
+		with := d.fit(obs, nil, p)
 		gain := with.Rank - full.Rank
 		a, b := d.factors[p[0]], d.factors[p[1]]
 		la, lb := d.present(obs, p[0]), d.present(obs, p[1])
@@ -391,29 +463,31 @@ func (d *design) interactions(m *Measure, obs []observation, logs bool) (out []I
 		in := Interaction{Measure: m.Name, A: a.Name, B: b.Name, DF: gain, Ratio: logs}
 		in.Levels = [4]string{a.Levels[la[0]], a.Levels[la[len(la)-1]], b.Levels[lb[0]], b.Levels[lb[len(lb)-1]]}
 		take(a.Name+" × "+b.Name, full.SSE-with.SSE)
-		sp := d.spreadOf(obs, with.LinearFit)
+		sp := mean.spread(with.LinearFit)
 		if in.Why = sp.why; in.Why == "" {
-			ms := (full.SSE - with.SSE) / float64(gain)
+			ms := (full.SSE - with.SSE) * mean.each / float64(gain)
 			switch {
-			case sp.sd*sp.sd > 1e-18:
+			case sp.sd > 0:
 				in.P = report.Known(distuv.F{D1: float64(gain), D2: float64(sp.df)}.Survival(ms / (sp.sd * sp.sd)))
-			case ms > 1e-18:
+			case mean.snap(math.Sqrt(max(0, ms))) > 0:
 				in.P = report.Known(0)
 			default:
 				in.P = report.Known(1)
 			}
 		}
-		column, played := with.pair[[2]int{la[len(la)-1], lb[len(lb)-1]}]
-		if est, scale, ok := with.Contrast(map[int]float64{column: 1}); played && ok {
-			in.Corner, _ = sp.value(est, scale, logs)
+		if column, played := with.pair[[2]int{la[len(la)-1], lb[len(lb)-1]}]; played {
+			if w, ok := with.Weights(map[int]float64{column: 1}); ok {
+				est, scale := mean.sum(w)
+				in.Corner, _ = sp.value(est, scale, logs)
+			}
 		}
 		if gain < (len(la)-1)*(len(lb)-1) {
 			in.Why = "not every combination of the two was played"
 		}
 		out = append(out, in)
 	}
-	if noise, df := d.noise(obs); df > 0 && whole > 0 {
-		v.Noise = report.Known(noise * float64(df) / whole)
+	if mean.df > 0 && whole > 0 {
+		v.Noise = report.Known(mean.noise * float64(mean.df) / whole)
 		v.Other -= v.Noise.V
 	}
 	v.Other = max(0, v.Other)
@@ -476,17 +550,17 @@ func (d *design) aliases(obs []observation) (out []string) {
 			out = append(out, fmt.Sprintf(format, a...))
 		}
 	}
-	full := d.fit(obs, false, nil)
+	full := d.fit(obs, nil)
 	lost := map[int]bool{}
 	for f := range d.factors {
 		n := len(d.present(obs, f)) - 1
-		if n < 1 || full.Rank-d.fit(obs, false, []int{f}).Rank == n {
+		if n < 1 || full.Rank-d.fit(obs, []int{f}).Rank == n {
 			continue
 		}
 		lost[f] = true
 		var with []string
 		for g := range d.factors {
-			if g != f && d.fit(obs, false, []int{g}).Rank-d.fit(obs, false, []int{f, g}).Rank == n {
+			if g != f && d.fit(obs, []int{g}).Rank-d.fit(obs, []int{f, g}).Rank == n {
 				with = append(with, d.factors[g].Name)
 			}
 		}
@@ -506,8 +580,8 @@ func (d *design) aliases(obs []observation) (out []string) {
 				continue
 			}
 			others := d.except(f, p)
-			alone := d.fit(obs, false, others).Rank - d.fit(obs, false, append(others, f)).Rank
-			beside := d.fit(obs, false, others, p).Rank - d.fit(obs, false, append(others, f), p).Rank
+			alone := d.fit(obs, others).Rank - d.fit(obs, append(others, f)).Rank
+			beside := d.fit(obs, others, p).Rank - d.fit(obs, append(others, f), p).Rank
 			switch {
 			case beside == 0 && alone > 0:
 				add("the effect of %s is aliased with %s: what looks like the one may be the other", d.factors[f].Name, name(p))
@@ -517,13 +591,13 @@ func (d *design) aliases(obs []observation) (out []string) {
 		}
 	}
 	for i, p := range pairs {
-		alone := d.fit(obs, false, nil, p).Rank - full.Rank
+		alone := d.fit(obs, nil, p).Rank - full.Rank
 		if alone == 0 {
 			add("%s cannot be estimated: the combinations that it takes were not played", name(p))
 			continue
 		}
 		for _, q := range pairs[i+1:] {
-			both, only := d.fit(obs, false, nil, p, q).Rank, d.fit(obs, false, nil, q).Rank
+			both, only := d.fit(obs, nil, p, q).Rank, d.fit(obs, nil, q).Rank
 			if only > full.Rank && both == only {
 				add("%s is aliased with %s", name(p), name(q))
 			}
@@ -554,31 +628,37 @@ func (s *Study) studied() (out []int) {
 
 // marginal is a figure at a combination of levels, over the cells that have them.
 func (s *Study) marginal(m *Measure, at map[int]int) Estimate {
-	obs, logs := s.design.sample(s, m)
-	if len(obs) == 0 {
+	runs, logs := s.design.sample(s, m)
+	if len(runs) == 0 {
 		return Estimate{}
 	}
-	sp := s.design.spreadOf(obs, s.design.fit(obs, true, nil).LinearFit)
-	var mean stats.Moments
-	for _, o := range obs {
+	mean := s.design.means(runs)
+	sp := mean.spread(s.design.fit(mean.observations(), nil).LinearFit)
+	w, n := make([]float64, len(mean.at)), 0
+	for i, c := range mean.at {
 		in := true
 		for f, l := range at {
-			in = in && s.design.levels[o.cell][f] == l
+			in = in && s.design.levels[c][f] == l
 		}
 		if in {
-			mean.Add(o.y)
+			w[i] = 1
+			n++
 		}
 	}
-	if mean.N() == 0 {
+	if n == 0 {
 		return Estimate{}
 	}
+	for i := range w {
+		w[i] /= float64(n)
+	}
+	v, scale := mean.sum(w)
 	half := math.NaN()
 	if sp.why == "" {
-		half = stats.StudentQuantile(sp.df) * sp.sd / math.Sqrt(float64(mean.N()))
+		half = stats.StudentQuantile(sp.df) * sp.sd * scale
 	}
-	v, lo, hi := mean.Mean(), mean.Mean()-half, mean.Mean()+half
+	lo, hi := v-half, v+half
 	if logs {
 		v, lo, hi = math.Exp(v), math.Exp(lo), math.Exp(hi)
 	}
-	return Estimate{Value: report.Value{V: report.Known(v), Lo: report.Known(lo), Hi: report.Known(hi)}, Runs: int(mean.N()), Why: sp.why}
+	return Estimate{Value: report.Value{V: report.Known(v), Lo: report.Known(lo), Hi: report.Known(hi)}, Runs: n, Why: sp.why}
 }
