@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 
 	"reprise/internal/stats"
@@ -15,16 +16,30 @@ import (
 // loads are names of factors that are the load, the likeliest first.
 var loads = []string{"rate", "request-rate", "qps", "rps", "concurrency", "max-concurrency", "clients", "users", "speedup", "scale-rate", "load", "batch"}
 
-// loadFactor finds the factor that is the load: its levels are numbers, two at
-// least. -1 if there is none.
+// loadFactor finds the factor that is the load, by its name: its levels, two at
+// least, are numbers, or end in one. -1 if there is none.
 func loadFactor(fs []Factor) int {
 	for _, name := range loads {
 		i := slices.IndexFunc(fs, func(f Factor) bool { return strings.EqualFold(strings.ReplaceAll(f.Name, "_", "-"), name) })
-		if i >= 0 && len(fs[i].Levels) > 1 && fs[i].numbers() != nil {
+		if i >= 0 && len(fs[i].Levels) > 1 && !slices.ContainsFunc(fs[i].Levels, func(l string) bool { _, v := loadLevel(l); return math.IsNaN(v) }) {
 			return i
 		}
 	}
 	return -1
+}
+
+// loadLevel divides the name of a level: "closed-16" is 16 of the family closed,
+// as there may be several kinds of load. A plain number has no family.
+func loadLevel(level string) (family string, v float64) {
+	if v, err := strconv.ParseFloat(level, 64); err == nil {
+		return "", v
+	}
+	number := level[strings.LastIndexFunc(level, func(r rune) bool { return r != '.' && (r < '0' || r > '9') })+1:]
+	v, err := strconv.ParseFloat(number, 64)
+	if err != nil {
+		return "", math.NaN()
+	}
+	return strings.TrimRight(strings.TrimSuffix(level, number), "-_ =:"), v
 }
 
 // A configuration is what is the same at all loads.
@@ -62,7 +77,13 @@ func (s *Study) configurations() (out []configuration) {
 func (s *Study) configurationOf(c *Cell) string {
 	var parts []string
 	for i, f := range s.Factors {
-		if i == s.load || len(f.Levels) < 2 {
+		if i == s.load {
+			if family, _ := loadLevel(c.Levels[f.Name]); family != "" {
+				parts = append(parts, family)
+			}
+			continue
+		}
+		if len(f.Levels) < 2 {
 			continue
 		}
 		if f.Kind == "backend" && len(s.Factors) == 1 {
@@ -82,7 +103,8 @@ func (s *Study) loadOf(c *Cell) float64 {
 	if s.load < 0 || c.levels[s.load] < 0 {
 		return math.NaN()
 	}
-	return s.Factors[s.load].numbers()[c.levels[s.load]]
+	_, v := loadLevel(s.Factors[s.load].Levels[c.levels[s.load]])
+	return v
 }
 
 // atLoad writes "at rate=20", empty without a load.

@@ -89,13 +89,17 @@ func (s *Study) facets() (out []facet) {
 func (s *Study) without(c *Cell, f int) string {
 	name := ""
 	for i, g := range s.Factors {
-		if i == s.load || i == f || len(g.Levels) < 2 {
+		part := g.Name + "=" + c.Levels[g.Name]
+		if i == s.load {
+			part, _ = loadLevel(c.Levels[g.Name])
+		}
+		if i == f || len(g.Levels) < 2 || part == "" {
 			continue
 		}
 		if name != "" {
 			name += ", "
 		}
-		name += g.Name + "=" + c.Levels[g.Name]
+		name += part
 	}
 	if name == "" {
 		return "all cells"

@@ -272,3 +272,28 @@ func TestEffectCoverage(t *testing.T) {
 	}
 	t.Logf("intervals that hold the truth %.3f of %d, false effects %.3f, false interactions %.3f", float64(held)/float64(of), of, float64(alarms)/float64(tests), float64(found)/float64(tests))
 }
+
+func TestLoadFactor(t *testing.T) {
+	for level, want := range map[string]string{"16": "/16", "closed-16": "closed/16", "open_2.5": "open/2.5", "static": "/NaN", "v2x": "/NaN", "-3": "/-3"} {
+		family, v := loadLevel(level)
+		if got := fmt.Sprintf("%s/%v", family, v); got != want {
+			t.Errorf("%q is %s, want %s", level, got, want)
+		}
+	}
+	f := func(name string, levels ...string) Factor { return Factor{Name: name, Levels: levels} }
+	for i, c := range []struct {
+		factors []Factor
+		want    int
+	}{
+		{[]Factor{f("a", "1", "2"), f("Rate", "1", "2")}, 1},
+		{[]Factor{f("speedup", "1", "2"), f("concurrency", "1", "2")}, 1},
+		{[]Factor{f("load", "closed-1", "open-2")}, 0},
+		{[]Factor{f("load", "low", "high")}, -1},
+		{[]Factor{f("rate", "5")}, -1},
+		{[]Factor{f("batching", "static-4", "static-8")}, -1},
+	} {
+		if got := loadFactor(c.factors); got != c.want {
+			t.Errorf("%d: factor %d, want %d", i, got, c.want)
+		}
+	}
+}

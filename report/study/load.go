@@ -83,7 +83,7 @@ func list(dir string, p *plan, states map[planRun]runState) (out []*Run) {
 			x.Why = "" // of an attempt before
 			x.open(filepath.Join(dir, x.Dir))
 		case pending:
-			if why := p.Cells[x.cell].skipped(); why != "" {
+			if why := p.Cells[x.cell].Skipped; why != "" {
 				x.Status, x.Why = skipped, why
 			} else {
 				x.Why = "it was not played yet"
@@ -98,7 +98,7 @@ func list(dir string, p *plan, states map[planRun]runState) (out []*Run) {
 	// A cell that the plan skips may have no runs at all.
 	for i := range p.Cells {
 		if c := &p.Cells[i]; !played[c.Name] {
-			out = append(out, &Run{Cell: c.Name, cell: i, Status: skipped, Why: cmp.Or(c.skipped(), "the plan has no run of it")})
+			out = append(out, &Run{Cell: c.Name, cell: i, Status: skipped, Why: cmp.Or(c.Skipped, "the plan has no run of it")})
 		}
 	}
 	return out

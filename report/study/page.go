@@ -214,10 +214,10 @@ func (s *Study) cellsSection() html.Section {
 
 func (s *Study) repeatSection() html.Section {
 	x := html.Section{ID: "repeat", Title: "To repeat it", Blocks: []html.Block{{Facts: s.facts()}}}
-	cells := &html.Table{Caption: "What each cell is played with", Head: []string{"cell", "levels", "backend", "options", "flags", "trace", "requests a run"}}
+	cells := &html.Table{Caption: "What each cell is played with", Head: []string{"cell", "levels", "backend", "options", "flags", "trace", "requests a run", "their digest"}}
 	for i := range s.Cells {
 		c := &s.Cells[i]
-		cells.Rows = append(cells.Rows, []html.Cell{{Text: c.Name}, {Text: s.label(c)}, {Text: orDash(backend(c))}, {Text: orDash(strings.Join(c.Options, " "))}, {Text: orDash(strings.Join(c.Flags, " "))}, {Text: orDash(c.Trace)}, {Text: units.Count(c.Requests)}})
+		cells.Rows = append(cells.Rows, []html.Cell{{Text: c.Name}, {Text: s.label(c)}, {Text: orDash(backend(c))}, {Text: orDash(strings.Join(c.Options, " "))}, {Text: orDash(strings.Join(c.Flags, " "))}, {Text: orDash(c.Trace)}, {Text: units.Count(c.Requests)}, {Text: orDash(fmt.Sprintf("%.16s", c.digest))}})
 	}
 	x.Blocks = append(x.Blocks, html.Block{Title: "Cells", Table: cells, Fold: true})
 	common, differing, by := s.configs()

@@ -1,8 +1,6 @@
 package study
 
 import (
-	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -67,6 +65,7 @@ type plan struct {
 	Args        []string       `json:"args"`
 	Flags       []string       `json:"flags"`
 	FlagsDigest string         `json:"flags_digest"`
+	Design      string         `json:"design"`
 	Trace       string         `json:"trace"`
 	Work        string         `json:"plan_digest"`
 	Cache       string         `json:"cache"`
@@ -85,6 +84,8 @@ type plan struct {
 type planCell struct {
 	Name     string            `json:"name"`
 	Backend  string            `json:"backend"`
+	Arg      string            `json:"arg"` // sim=PRESET, where the kind of backend does not say it all
+	Work     string            `json:"plan_digest"`
 	URL      string            `json:"url"`
 	Options  []string          `json:"options"`
 	Before   string            `json:"before_run"`
@@ -94,13 +95,9 @@ type planCell struct {
 	Requests int64             `json:"requests"`
 	Flags    []string          `json:"flags"`
 	Launch   json.RawMessage   `json:"launch"`
-	// A cell that is not played says why in one of these.
-	Skip       string `json:"skip"`
-	Skipped    string `json:"skipped"`
-	Impossible string `json:"impossible"`
+	// Skipped is why the cell is not played.
+	Skipped string `json:"skipped"`
 }
-
-func (c *planCell) skipped() string { return cmp.Or(c.Skip, c.Skipped, c.Impossible) }
 
 type planRun struct {
 	Number int    `json:"number"`
@@ -268,16 +265,18 @@ func readSimulation(dir string) (s simulation, err error) {
 	return s, err
 }
 
-// readEngine reads how an engine was run, nil where nothing says.
+// readEngine reads how an engine was started, nil where it was not, or nothing
+// says.
 func readEngine(dir string) map[string]any {
 	b, err := readFile(filepath.Join(dir, engineFile), maxEngine)
 	if err != nil {
 		return nil
 	}
-	var v map[string]any
-	d := json.NewDecoder(bytes.NewReader(b))
-	if d.Decode(&v) != nil {
+	var v struct {
+		Launch map[string]any `json:"launch"`
+	}
+	if json.Unmarshal(b, &v) != nil {
 		return nil
 	}
-	return v
+	return v.Launch
 }

@@ -53,25 +53,19 @@ func ParseObjectives(args []string) (out []Objective, err error) {
 }
 
 func parseObjective(text string) (o Objective, err error) {
-	left, bound, ok := strings.Cut(text, "<")
-	name, level, percentile := strings.Cut(strings.TrimSpace(left), ".")
-	if percentile {
-		p, isP := strings.CutPrefix(strings.ToLower(strings.TrimSpace(level)), "p")
-		v, perr := strconv.ParseFloat(p, 64)
-		if !isP || perr != nil || !(v > 0 && v < 100) {
-			return o, fmt.Errorf("objective %q: %q is no percentile: write ttft.p99<500ms", strings.TrimSpace(text), level)
+	text = strings.Replace(strings.TrimSpace(text), "<=", "<", 1)
+	if name, _, ok := strings.Cut(text, "<"); ok && strings.Contains(name, ".") {
+		all, err := metrics.ParseObjectives([]string{text}, 0)
+		if err != nil {
+			return o, err
 		}
-		o.Share = v / 100
+		return Objective{all[0].SLO, all[0].Share}, nil
 	}
-	if !ok {
-		return o, fmt.Errorf("objective %q: want a metric, '<' and a duration, as in ttft.p99<500ms", strings.TrimSpace(text))
-	}
-	slos, err := metrics.ParseSLOs([]string{name + "<" + bound})
+	slos, err := metrics.ParseSLOs([]string{text})
 	if err != nil {
 		return o, err
 	}
-	o.SLO = slos[0]
-	return o, nil
+	return Objective{SLO: slos[0]}, nil
 }
 
 // perRequest are the bounds that make a request good: of each metric the widest,

@@ -3,6 +3,7 @@ package study
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -106,7 +107,9 @@ type Cell struct {
 	Figures map[string]Estimate `json:"figures,omitempty"`
 	Met     []Attained          `json:"slos,omitempty"` // by objective
 
-	launch any
+	launch json.RawMessage
+	arg    string
+	digest string
 	runs   []*Run
 	levels []int // by factor
 	growth []growth
@@ -167,8 +170,12 @@ func Read(ctx context.Context, dir string, c Config) (*Study, error) {
 	s.Title = cmp.Or(p.Title, s.Name)
 	s.Runs = list(dir, p, states)
 	if s.Objectives == nil {
-		if s.Objectives, err = ParseObjectives(p.SLOs); err != nil {
-			return nil, fmt.Errorf("%s: %w", planFile, err)
+		for _, text := range p.SLOs {
+			o, err := ParseObjectives([]string{text})
+			if err != nil {
+				s.Warnings = append(s.Warnings, fmt.Sprintf("the objective %s of the plan is held against nothing: %v", text, err))
+			}
+			s.Objectives = append(s.Objectives, o...)
 		}
 	}
 	if len(s.Objectives) == 0 {
@@ -187,6 +194,9 @@ func Read(ctx context.Context, dir string, c Config) (*Study, error) {
 	}
 	s.design = newDesign(s)
 	s.design.describe(s)
+	if p.Design != "" {
+		s.Fraction += " (" + p.Design + ")"
+	}
 	s.analyse()
 	s.fronts()
 	s.recommend()
@@ -252,9 +262,7 @@ func (s *Study) cells(p *plan) {
 			Name: pc.Name, Levels: map[string]string{}, Backend: pc.Backend, URL: pc.URL, Options: pc.Options, Flags: pc.Flags,
 			Trace: cmp.Or(pc.Trace, p.Trace), Requests: cmp.Or(pc.Requests, p.Requests), Figures: map[string]Estimate{},
 		}
-		if len(pc.Launch) > 0 {
-			c.launch = pc.Launch
-		}
+		c.launch, c.arg, c.digest = pc.Launch, pc.Arg, cmp.Or(pc.Work, p.Work)
 		for _, f := range s.Factors {
 			l := pc.Factors[f.Name]
 			c.Levels[f.Name] = l

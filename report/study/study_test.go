@@ -282,7 +282,7 @@ func TestHostileNames(t *testing.T) {
 		c := &e.Cells[i]
 		c.Factors = map[string]string{studytest.Evil: []string{"8", studytest.Evil, "<b>"}[i%3]}
 		if c.Skip {
-			c.Extra["skip"] = studytest.Evil
+			c.Extra["skipped"] = studytest.Evil
 		}
 		c.Extra["options"] = []string{studytest.Evil}
 	}
@@ -338,20 +338,23 @@ func TestBadFolders(t *testing.T) {
 		"a way out":     {`{"version": 2, "cells": [{"name": "../../etc"}]}`, "cannot name a cell"},
 		"twice":         {`{"version": 2, "cells": [{"name": "a"}, {"name": "a"}]}`, "two cells are named a"},
 		"unknown cell":  {`{"version": 2, "cells": [{"name": "a"}], "runs": [{"number": 1, "cell": "b", "repeat": 1}]}`, "which is none of the plan"},
-		"bad objective": {`{"version": 2, "cells": [{"name": "a"}], "slos": ["ttft.p99"]}`, "want a metric"},
 	} {
 		if _, err := study.Read(t.Context(), write(c.plan), study.Config{}); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 	}
 	// A plan that nobody began is no error, and shows nothing.
-	s, err := study.Read(t.Context(), write(`{"version": 2, "repeats": 1, "cells": [{"name": "a"}], "runs": [{"number": 1, "cell": "a", "repeat": 1}]}`), study.Config{})
+	// An objective of the plan that cannot be held against requests is said.
+	s, err := study.Read(t.Context(), write(`{"version": 2, "slos": ["itl.p99<50ms", "ttft.p99<=1s"], "repeats": 1, "cells": [{"name": "a"}], "runs": [{"number": 1, "cell": "a", "repeat": 1}]}`), study.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var b bytes.Buffer
 	if err := s.WriteHTML(&b); err != nil || !strings.Contains(b.String(), "NOTHING TO SHOW") {
 		t.Errorf("%v", err)
+	}
+	if len(s.Objectives) != 1 || len(s.Warnings) != 1 || !strings.Contains(s.Warnings[0], "itl.p99<50ms") {
+		t.Errorf("objectives %v, warnings %q", s.Objectives, s.Warnings)
 	}
 }
 

@@ -207,10 +207,10 @@ func (s *Study) WriteMarkdown(w io.Writer) error {
 		line("- %s: %s", md(f.Name), md(f.Value))
 	}
 	line("")
-	head("cell", "backend", "options", "flags", "trace", "requests a run")
+	head("cell", "backend", "options", "flags", "trace", "requests a run", "their digest")
 	for i := range s.Cells {
 		c := &s.Cells[i]
-		row(c.Name, backend(c), strings.Join(c.Options, " "), strings.Join(c.Flags, " "), c.Trace, units.Count(c.Requests))
+		row(c.Name, backend(c), strings.Join(c.Options, " "), strings.Join(c.Flags, " "), c.Trace, units.Count(c.Requests), orDash(fmt.Sprintf("%.16s", c.digest)))
 	}
 	common, differing, by := s.configs()
 	if len(differing) > 0 {
@@ -412,7 +412,10 @@ func (s *Study) variation() (out [][]string) {
 
 // backend names what a cell is played against.
 func backend(c *Cell) string {
-	if c.URL != "" {
+	switch {
+	case c.arg != "":
+		return c.arg
+	case c.URL != "":
 		return c.Backend + "=" + c.URL
 	}
 	return c.Backend

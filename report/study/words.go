@@ -227,13 +227,11 @@ func (s *Study) configs() (common []html.Fact, differing []string, by map[string
 			}
 			put("", config)
 		}
-		put("launch: ", x.engine)
-		if raw, ok := c.launch.(json.RawMessage); ok {
-			var launch map[string]any
-			if json.Unmarshal(raw, &launch) == nil {
-				put("planned launch: ", launch)
-			}
+		launch := x.engine
+		if launch == nil && json.Unmarshal(c.launch, &launch) != nil {
+			launch = nil
 		}
+		put("launch ", launch)
 		by[c.Name] = values
 		if first == "" {
 			first = c.Name

@@ -219,6 +219,6 @@ func Typical() *Experiment {
 			}
 		}
 	}
-	e.Cells = append(e.Cells, Cell{Name: "512-on-40", Skip: true, Factors: map[string]string{"max-num-seqs": "512", "caching": "on", "rate": "40"}, Extra: map[string]any{"skip": "the KV cache is too small"}})
+	e.Cells = append(e.Cells, Cell{Name: "512-on-40", Skip: true, Factors: map[string]string{"max-num-seqs": "512", "caching": "on", "rate": "40"}, Extra: map[string]any{"skipped": "the KV cache is too small"}})
 	return e
 }
