@@ -73,17 +73,30 @@ func (s *Study) configurations() (out []configuration) {
 	return out
 }
 
-// configurationOf names a cell by all but its load.
+// configurationOf names a cell by all but its load, and by the kind of load.
 func (s *Study) configurationOf(c *Cell) string {
+	name := s.settingsOf(c)
+	if s.load < 0 {
+		return name
+	}
+	family, _ := loadLevel(c.Levels[s.Factors[s.load].Name])
+	switch {
+	case family == "":
+		return name
+	case name == allCells:
+		return family
+	}
+	return name + ", " + family
+}
+
+// allCells is the name of what has no name.
+const allCells = "all cells"
+
+// settingsOf names a cell by all but its load.
+func (s *Study) settingsOf(c *Cell) string {
 	var parts []string
 	for i, f := range s.Factors {
-		if i == s.load {
-			if family, _ := loadLevel(c.Levels[f.Name]); family != "" {
-				parts = append(parts, family)
-			}
-			continue
-		}
-		if len(f.Levels) < 2 {
+		if i == s.load || len(f.Levels) < 2 {
 			continue
 		}
 		if f.Kind == "backend" && len(s.Factors) == 1 {
@@ -93,7 +106,7 @@ func (s *Study) configurationOf(c *Cell) string {
 		parts = append(parts, f.Name+"="+c.Levels[f.Name])
 	}
 	if len(parts) == 0 {
-		return "all cells"
+		return allCells
 	}
 	return strings.Join(parts, ", ")
 }
@@ -118,10 +131,14 @@ func (s *Study) atLoad(c *Cell) string {
 
 // title names a cell by its levels.
 func (s *Study) title(c *Cell) string {
-	if at := s.atLoad(c); at != "" {
-		return s.configurationOf(c) + " " + at
+	at, name := s.atLoad(c), s.settingsOf(c)
+	switch {
+	case at == "":
+		return name
+	case name == allCells:
+		return strings.TrimPrefix(at, "at ")
 	}
-	return s.configurationOf(c)
+	return name + " " + at
 }
 
 // A Front is the trade-off between throughput and a latency: the cells that no
@@ -315,7 +332,7 @@ func (s *Study) recommend() {
 	}
 	slices.SortStableFunc(pool, better)
 	best := pool[0].cell
-	r.cell, r.Cell, r.Configuration, r.Load = best, best.Name, s.configurationOf(best), s.atLoad(best)
+	r.cell, r.Cell, r.Configuration, r.Load = best, best.Name, s.settingsOf(best), s.atLoad(best)
 	g := &measures[measureAt("goodput")]
 	r.Text = fmt.Sprintf("%s has the highest goodput of the %s that meet every objective: %s.", s.title(best), cells(len(pool)), withInterval(g, best.Figures["goodput"]))
 	switch {
@@ -377,7 +394,7 @@ func (s *Study) next(best *Cell, pool []standing) string {
 func (s *Study) closest(r *Recommendation, all []standing) {
 	x := all[0]
 	c := x.cell
-	r.cell, r.Cell, r.Configuration, r.Load = c, c.Name, s.configurationOf(c), s.atLoad(c)
+	r.cell, r.Cell, r.Configuration, r.Load = c, c.Name, s.settingsOf(c), s.atLoad(c)
 	a := c.Met[x.worst]
 	r.Text = fmt.Sprintf("No cell meets every objective. %s comes closest, and fails %s.", s.title(c), s.explain(c, a))
 	for i, o := range s.Objectives {
@@ -397,9 +414,9 @@ func (s *Study) closest(r *Recommendation, all []standing) {
 // alternatives are the best of other configurations, where they cannot be told
 // from the chosen one.
 func (s *Study) alternatives(r *Recommendation, rest []standing) {
-	seen := map[string]bool{r.Configuration: true}
+	seen := map[string]bool{s.settingsOf(r.cell): true}
 	for _, x := range rest {
-		name := s.configurationOf(x.cell)
+		name := s.settingsOf(x.cell)
 		if seen[name] {
 			continue
 		}

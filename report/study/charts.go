@@ -102,7 +102,7 @@ func (s *Study) without(c *Cell, f int) string {
 		name += part
 	}
 	if name == "" {
-		return "all cells"
+		return allCells
 	}
 	return name
 }

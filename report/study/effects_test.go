@@ -11,6 +11,7 @@ import (
 
 	"reprise/internal/metrics"
 	"reprise/report"
+	"reprise/traceformat"
 )
 
 // lab is an experiment whose answers are known: output tokens/s by the levels
@@ -28,6 +29,7 @@ func lab(factors []Factor, repeats int, played func(levels []int) bool, of func(
 			for r := range repeats {
 				sum := &metrics.Summary{Window: metrics.Window{Length: time.Second}}
 				sum.Rates.OutputTokens = of(levels, r)
+				sum.TTFT.Schedule.P50 = traceformat.Some(metrics.Nanos(1e9 / sum.Rates.OutputTokens))
 				c.runs = append(c.runs, &Run{Cell: c.Name, Repeat: r + 1, Counted: true, sum: sum})
 			}
 			c.summarise(s)

@@ -81,7 +81,7 @@ func (s *Study) cards() (out []html.Card) {
 	switch {
 	case !slices.ContainsFunc(s.Objectives, func(o Objective) bool { return o.Share > 0 }):
 		chip = html.Chip{Class: "plain", Text: "highest goodput"}
-	case !s.Recommendation.Met && s.Recommendation.Configuration != "" && len(s.stand(c).cell.Met) > 0 && s.stand(c).likely:
+	case !s.Recommendation.Met && s.stand(c).likely:
 		chip = html.Chip{Class: "warn", Text: "by the figures alone"}
 	case !s.Recommendation.Met:
 		chip = html.Chip{Class: "bad", Text: "misses an objective"}
@@ -117,7 +117,7 @@ func (s *Study) recommendationSection() html.Section {
 	if !r.Met {
 		x.Title = "What comes closest"
 	}
-	x.Text = []string{"Configuration: " + strings.TrimSpace(r.Configuration+" "+r.Load) + "."}
+	x.Text = []string{"Configuration: " + s.title(r.cell) + "."}
 	x.Blocks = append(x.Blocks, html.Block{List: r.Reasons})
 	if len(r.Alternatives) > 0 {
 		var list []string

@@ -331,13 +331,13 @@ func TestBadFolders(t *testing.T) {
 		return dir
 	}
 	for name, c := range map[string]struct{ plan, want string }{
-		"empty":         {"", "holds no experiment: it has no plan.json"},
-		"cut":           {`{"version": 2,`, "plan.json: unexpected end"},
-		"future":        {`{"version": 3, "cells": [{"name": "a"}]}`, "version 3, and this program reads 1 to 2"},
-		"no cells":      {`{"version": 2}`, "it has no cells"},
-		"a way out":     {`{"version": 2, "cells": [{"name": "../../etc"}]}`, "cannot name a cell"},
-		"twice":         {`{"version": 2, "cells": [{"name": "a"}, {"name": "a"}]}`, "two cells are named a"},
-		"unknown cell":  {`{"version": 2, "cells": [{"name": "a"}], "runs": [{"number": 1, "cell": "b", "repeat": 1}]}`, "which is none of the plan"},
+		"empty":        {"", "holds no experiment: it has no plan.json"},
+		"cut":          {`{"version": 2,`, "plan.json: unexpected end"},
+		"future":       {`{"version": 3, "cells": [{"name": "a"}]}`, "version 3, and this program reads 1 to 2"},
+		"no cells":     {`{"version": 2}`, "it has no cells"},
+		"a way out":    {`{"version": 2, "cells": [{"name": "../../etc"}]}`, "cannot name a cell"},
+		"twice":        {`{"version": 2, "cells": [{"name": "a"}, {"name": "a"}]}`, "two cells are named a"},
+		"unknown cell": {`{"version": 2, "cells": [{"name": "a"}], "runs": [{"number": 1, "cell": "b", "repeat": 1}]}`, "which is none of the plan"},
 	} {
 		if _, err := study.Read(t.Context(), write(c.plan), study.Config{}); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
