@@ -74,57 +74,68 @@ type design struct {
 // however many of its runs do, so that a run that failed cannot shift the effect
 // of one factor by what another does.
 type means struct {
-	at     []int     // the cells
-	y      []float64 // by place in at
-	runs   *stats.LinearFit
-	blocks int
+	at     []int       // the cells
+	y      []float64   // by place in at
+	raw    []float64   // y before the adjustment
+	n      []float64   // runs
+	inside [][]float64 // by block but the first, and place: the share of the cell's runs in it
+	blocks *stats.LinearFit
 	each   float64 // runs a cell: the harmonic mean
 	noise  float64 // variance of a run about its cell and block; NaN
 	df     int     // of noise; 0 where no cell has repeats
 	size   float64 // of the largest figure: what is less than 1e-12 of it is rounding
 }
 
+// means adjusts by what blocks differ by inside cells: with cells taken out of
+// figures and blocks first, only a column a block is left to fit (Frisch and
+// Waugh, "Partial time regressions as compared with individual trends", 1933).
 func (d *design) means(obs []observation) *means {
-	m := &means{}
-	count := map[int]float64{}
+	m := &means{noise: math.NaN()}
+	place := map[int]int{}
 	for _, o := range obs {
-		count[o.cell]++
+		place[o.cell] = 0
 	}
-	m.at = slices.Sorted(maps.Keys(count))
-	inverse := 0.0
-	for _, c := range m.at {
-		inverse += 1 / count[c]
+	m.at = slices.Sorted(maps.Keys(place))
+	for i, c := range m.at {
+		place[c] = i
 	}
-	m.each = float64(len(m.at)) / inverse
-	var cols [][]float64
-	dummy := func(of func(o observation) bool) {
-		col := make([]float64, len(obs))
-		for i, o := range obs {
-			if of(o) {
-				col[i] = 1
-			}
-		}
-		cols = append(cols, col)
-	}
-	for _, c := range m.at {
-		dummy(func(o observation) bool { return o.cell == c })
-	}
-	bs := blocksOf(obs)
-	m.blocks = len(bs)
-	for _, b := range bs[1:] {
-		dummy(func(o observation) bool { return o.block == b })
-	}
-	y := make([]float64, len(obs))
-	for i, o := range obs {
-		y[i] = o.y
+	m.raw, m.n = make([]float64, len(m.at)), make([]float64, len(m.at))
+	for _, o := range obs {
+		m.n[place[o.cell]]++
+		m.raw[place[o.cell]] += o.y
 		m.size = max(m.size, math.Abs(o.y))
 	}
-	m.runs = stats.LeastSquares(cols, y)
-	if m.df = m.runs.DF(); m.df > 0 {
-		m.noise = m.snap(math.Sqrt(m.runs.SSE / float64(m.df)))
+	inverse := 0.0
+	for i := range m.at {
+		m.raw[i] /= m.n[i]
+		inverse += 1 / m.n[i]
+	}
+	m.each = float64(len(m.at)) / inverse
+	y := make([]float64, len(obs))
+	for i, o := range obs {
+		y[i] = o.y - m.raw[place[o.cell]]
+	}
+	var cols [][]float64
+	for _, b := range blocksOf(obs)[1:] {
+		in := make([]float64, len(m.at))
+		for _, o := range obs {
+			if o.block == b {
+				in[place[o.cell]] += 1 / m.n[place[o.cell]]
+			}
+		}
+		col := make([]float64, len(obs))
+		for i, o := range obs {
+			if o.block == b {
+				col[i] = 1
+			}
+			col[i] -= in[place[o.cell]]
+		}
+		cols, m.inside = append(cols, col), append(m.inside, in)
+	}
+	m.blocks = stats.LeastSquares(cols, y)
+	if m.df = m.blocks.DF() - len(m.at); m.df > 0 {
+		m.noise = m.snap(math.Sqrt(m.blocks.SSE / float64(m.df)))
 		m.noise *= m.noise
-	} else {
-		m.noise = math.NaN()
 	}
 	for i := range m.at {
 		w := make([]float64, len(m.at))
@@ -135,21 +146,28 @@ func (d *design) means(obs []observation) *means {
 	return m
 }
 
-// sum is a weighted sum of cells, over blocks evenly, with its scale.
+// sum is a weighted sum of cells, as if each had been in every block alike, with
+// its scale.
 func (m *means) sum(weights []float64) (v, scale float64) {
-	w := map[int]float64{}
-	total := 0.0
-	for i, x := range weights {
-		w[i] = x
-		total += x
+	total, squares := 0.0, 0.0
+	for i, w := range weights {
+		v += w * m.raw[i]
+		total += w
+		squares += w * w / m.n[i]
 	}
-	for b := 1; b < m.blocks; b++ {
-		if c := len(m.at) + b - 1; !m.runs.Aliased(c) && math.Abs(total) > 1e-12 {
-			w[c] = total / float64(m.blocks)
+	off := map[int]float64{}
+	for b, in := range m.inside {
+		if m.blocks.Aliased(b) {
+			continue // no cell has runs in it and out of it
 		}
+		excess := -total / float64(len(m.inside)+1)
+		for i, w := range weights {
+			excess += w * in[i]
+		}
+		off[b] = -excess
 	}
-	v, scale, _ = m.runs.Contrast(w)
-	return m.snap(v), scale
+	shift, wide, _ := m.blocks.Contrast(off)
+	return m.snap(v + shift), math.Sqrt(squares + wide*wide)
 }
 
 // snap takes what is left of rounding for nothing.
@@ -626,14 +644,29 @@ func (s *Study) studied() (out []int) {
 	return out
 }
 
+// knownMeans are the means of a figure, kept for the points of several charts.
+type knownMeans struct {
+	*means
+	spread spread
+	logs   bool
+}
+
 // marginal is a figure at a combination of levels, over the cells that have them.
 func (s *Study) marginal(m *Measure, at map[int]int) Estimate {
-	runs, logs := s.design.sample(s, m)
-	if len(runs) == 0 {
-		return Estimate{}
+	k, ok := s.known[m.Name]
+	if !ok {
+		runs, logs := s.design.sample(s, m)
+		if len(runs) == 0 {
+			return Estimate{}
+		}
+		mean := s.design.means(runs)
+		k = knownMeans{mean, mean.spread(s.design.fit(mean.observations(), nil).LinearFit), logs}
+		if s.known == nil {
+			s.known = map[string]knownMeans{}
+		}
+		s.known[m.Name] = k
 	}
-	mean := s.design.means(runs)
-	sp := mean.spread(s.design.fit(mean.observations(), nil).LinearFit)
+	mean, sp, logs := k.means, k.spread, k.logs
 	w, n := make([]float64, len(mean.at)), 0
 	for i, c := range mean.at {
 		in := true

@@ -128,10 +128,10 @@ func TestInteractionIsExact(t *testing.T) {
 	s := lab(factorsOf(3, 2), 3, nil, func(l []int, r int) float64 {
 		return 100 * math.Pow(3, float64(l[0])) * math.Pow(2, float64(l[0]*l[1])) * (1 + 0.01*float64((l[0]*7+l[1]*3+r*5)%4))
 	})
-	if len(s.Interactions) != 1 {
+	if len(s.Interactions) != 2 { // of TTFT, its inverse here, and of throughput
 		t.Fatalf("%+v", s.Interactions)
 	}
-	in := s.Interactions[0]
+	in := s.Interactions[1]
 	if in.DF != 2 || in.PHolm.V > 1e-6 || in.Levels != [4]string{"0", "2", "0", "1"} || math.Abs(in.Corner.V.V-3) > 0.1 || in.Corner.Lo.V > 3 || in.Corner.Hi.V < 3 {
 		t.Errorf("%+v", in)
 	}

@@ -64,6 +64,7 @@ type Study struct {
 	load   int     // place of Load, -1
 	gpus   float64 // of an engine, as the plan says; 0 if it does not
 	design *design
+	known  map[string]knownMeans
 }
 
 // A Repeat is everything that it takes to do it again.
