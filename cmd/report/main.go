@@ -28,7 +28,7 @@ func main() { os.Exit(cli.Main(app(), os.Args, os.Stdout, os.Stderr)) }
 func app() *ucli.App {
 	return &ucli.App{
 		Name:      "report",
-		UsageText: "report RUN... [flags]\nreport compare A B [flags]\nreport merge SHARD... -o DIR [flags]\nreport serve DIR [flags]",
+		UsageText: "report RUN... [flags]\nreport compare A B [flags]\nreport merge SHARD... -o DIR [flags]\nreport study DIR [flags]\nreport serve DIR [flags]",
 		Description: `Report prints what the rows of RUN amount to: whether the run did what its trace says,
 what became of the requests, latencies, rates, goodput. RUN is a run directory, or any
 trace that "trace info" reads. A run is measured over the window that it was planned
@@ -59,7 +59,7 @@ partial, 130 if interrupted.`,
 			cli.JSONFlag(),
 		},
 		Action:   cli.Action(show),
-		Commands: []*ucli.Command{mergeCommand(), compareCommand(), serveCommand()},
+		Commands: []*ucli.Command{mergeCommand(), compareCommand(), studyCommand(), serveCommand()},
 	}
 }
 

@@ -16,6 +16,14 @@ type Axis struct {
 	Fixed    bool
 	Percent  bool // ticks are shares of one
 	Zero     bool // a linear axis that follows the data begins at 0
+	// Ticks stand in place of round numbers: the names of levels.
+	Ticks []Tick
+}
+
+// A Tick is a marked place on an axis.
+type Tick struct {
+	At    float64
+	Label string
 }
 
 // scale maps values to coordinates.
@@ -179,17 +187,43 @@ type frame struct {
 
 // axes draws grid, ticks and labels.
 func (c *canvas) axes(f frame, xa, ya Axis, xs, ys scale) {
-	for _, v := range ys.ticks(5) {
-		y, _ := ys.at(v)
-		c.line(f.left, y, f.right, y, "rp-grid")
-		c.text(f.left-6, y+4, "rp-dim", "end", ya.label(v))
+	for _, t := range ya.marks(ys, 5) {
+		if y, ok := ys.at(t.At); ok {
+			c.line(f.left, y, f.right, y, "rp-grid")
+			c.text(f.left-6, y+4, "rp-dim", "end", t.Label)
+		}
 	}
-	for _, v := range xs.ticks(6) {
-		x, _ := xs.at(v)
+	taken := math.Inf(-1)
+	for _, t := range xa.marks(xs, 6) {
+		x, ok := xs.at(t.At)
+		if !ok {
+			continue
+		}
 		c.line(x, f.top, x, f.bottom, "rp-grid")
-		c.text(x, f.bottom+16, "rp-dim", "middle", xa.label(v))
+		half := textWidth(t.Label, small) / 2
+		if xa.Ticks != nil && x-half < taken {
+			continue // names of levels are of any length
+		}
+		taken = x + half + 6
+		anchor, at := "middle", x
+		if xa.Ticks != nil && x+half > width {
+			anchor, at = "end", width-2
+		}
+		c.text(at, f.bottom+16, "rp-dim", anchor, t.Label)
 	}
 	c.frameLines(f, xa, ya)
+}
+
+// marks are the ticks of an axis: its own, or about n round values.
+func (a Axis) marks(s scale, n int) []Tick {
+	if a.Ticks != nil {
+		return a.Ticks
+	}
+	var out []Tick
+	for _, v := range s.ticks(n) {
+		out = append(out, Tick{v, a.label(v)})
+	}
+	return out
 }
 
 func (c *canvas) frameLines(f frame, xa, ya Axis) {

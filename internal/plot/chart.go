@@ -30,6 +30,11 @@ type Line struct {
 	Step      bool // the value holds until the next point
 	Dots      bool // mark the points
 	Loose     bool // and draw no line between them
+	// Whiskers draws Low and High, and XLow and XHigh, as bars through the points
+	// in place of a band.
+	Whiskers    bool
+	XLow, XHigh []float64
+	Labels      []string // beside the points
 	// Color is the place in the palette, counted from 1; 0 is the place in the
 	// list.
 	Color int
@@ -61,7 +66,7 @@ func (c *Chart) WriteSVG(w io.Writer) error {
 		if err := l.check(); err != nil {
 			return fmt.Errorf("chart %q: %w", c.Title, err)
 		}
-		xv = append(xv, l.X...)
+		xv = append(append(append(xv, l.X...), l.XLow...), l.XHigh...)
 		yv = append(append(append(yv, l.Y...), l.Low...), l.High...)
 		kind := byte('l')
 		if l.Loose {
@@ -106,19 +111,22 @@ func (c *Chart) WriteSVG(w io.Writer) error {
 
 func (l *Line) check() error {
 	n := len(l.X)
-	for name, v := range map[string][]float64{"y": l.Y, "low": l.Low, "high": l.High} {
+	for name, v := range map[string][]float64{"y": l.Y, "low": l.Low, "high": l.High, "lower x": l.XLow, "higher x": l.XHigh} {
 		if v != nil && len(v) != n {
 			return fmt.Errorf("line %q has %d x and %d %s", l.Name, n, len(v), name)
 		}
 	}
-	if (l.Low == nil) != (l.High == nil) {
+	if l.Labels != nil && len(l.Labels) != n {
+		return fmt.Errorf("line %q has %d x and %d labels", l.Name, n, len(l.Labels))
+	}
+	if (l.Low == nil) != (l.High == nil) || (l.XLow == nil) != (l.XHigh == nil) {
 		return fmt.Errorf("line %q has one edge of a band", l.Name)
 	}
 	return nil
 }
 
 func (l *Line) draw(d *canvas, xs, ys scale, color int) {
-	if l.Low != nil {
+	if l.Low != nil && !l.Whiskers {
 		l.band(d, xs, ys, color)
 	}
 	if l.Y == nil {
@@ -148,6 +156,9 @@ func (l *Line) draw(d *canvas, xs, ys scale, color int) {
 	if !l.Loose {
 		fmt.Fprintf(d, `<path d="%s" class="rp-line rp-s%d"%s/>`+"\n", path.String(), color, dash(color))
 	}
+	if l.Whiskers {
+		l.whiskers(d, xs, ys, color)
+	}
 	if !l.Dots {
 		return
 	}
@@ -156,6 +167,50 @@ func (l *Line) draw(d *canvas, xs, ys scale, color int) {
 		y, okY := ys.at(l.Y[i])
 		if okX && okY {
 			fmt.Fprintf(d, `<circle cx="%s" cy="%s" r="3.5" class="rp-f%d"/>`+"\n", num(xs.clamp(x)), num(ys.clamp(y)), color)
+			if l.Labels != nil && l.Labels[i] != "" {
+				l.label(d, xs.clamp(x), ys.clamp(y), l.Labels[i])
+			}
+		}
+	}
+}
+
+// label writes beside a point, on the side where there is room.
+func (l *Line) label(d *canvas, x, y float64, text string) {
+	if x+8+textWidth(text, small) > width {
+		d.text(x-6, y-6, "rp-dim", "end", text)
+		return
+	}
+	d.text(x+6, y-6, "rp-dim", "", text)
+}
+
+// whiskers draws the bars of points whose interval is known.
+func (l *Line) whiskers(d *canvas, xs, ys scale, color int) {
+	bar := func(x1, y1, x2, y2 float64) {
+		fmt.Fprintf(d, `<path d="M%s %sL%s %s" class="rp-whisker rp-s%d"/>`+"\n", num(x1), num(y1), num(x2), num(y2), color)
+	}
+	for i := range l.X {
+		x, okX := xs.at(l.X[i])
+		y, okY := ys.at(l.Y[i])
+		if !okX || !okY {
+			continue
+		}
+		x, y = xs.clamp(x), ys.clamp(y)
+		if l.Low != nil {
+			lo, okLo := ys.at(l.Low[i])
+			hi, okHi := ys.at(l.High[i])
+			if okHi && !okLo {
+				lo, okLo = ys.from, true // an interval that goes down to nothing, on a logarithmic axis
+			}
+			if okLo && okHi {
+				bar(x, ys.clamp(lo), x, ys.clamp(hi))
+			}
+		}
+		if l.XLow != nil {
+			lo, okLo := xs.at(l.XLow[i])
+			hi, okHi := xs.at(l.XHigh[i])
+			if okLo && okHi {
+				bar(xs.clamp(lo), y, xs.clamp(hi), y)
+			}
 		}
 	}
 }
@@ -195,7 +250,11 @@ func (c *Chart) Data() (head []string, rows [][]string) {
 			if l.Low != nil {
 				y += fmt.Sprintf(" [%s, %s]", c.Y.cell(l.Low[i]), c.Y.cell(l.High[i]))
 			}
-			rows = append(rows, []string{l.Name, c.X.cell(l.X[i]), strings.TrimSpace(y)})
+			x := c.X.cell(l.X[i])
+			if l.XLow != nil {
+				x += fmt.Sprintf(" [%s, %s]", c.X.cell(l.XLow[i]), c.X.cell(l.XHigh[i]))
+			}
+			rows = append(rows, []string{l.Name, x, strings.TrimSpace(y)})
 		}
 	}
 	for _, r := range c.Rules {
@@ -206,6 +265,11 @@ func (c *Chart) Data() (head []string, rows [][]string) {
 
 // cell prints a value of a table.
 func (a Axis) cell(v float64) string {
+	for _, t := range a.Ticks {
+		if t.At == v {
+			return t.Label
+		}
+	}
 	if math.IsNaN(v) || math.IsInf(v, 0) {
 		return "-"
 	}

@@ -35,7 +35,7 @@ var Shapes = func() string {
 	var b strings.Builder
 	b.WriteString(".rp-bg{fill:var(--rp-paper)}.rp text{fill:var(--rp-ink)}.rp .rp-dim{fill:var(--rp-dim);font-size:12px}")
 	b.WriteString(".rp .rp-title{font-weight:600}.rp-grid{stroke:var(--rp-grid);stroke-width:1}.rp-axis{stroke:var(--rp-dim);stroke-width:1}")
-	b.WriteString(".rp-rule{stroke:var(--rp-dim);stroke-width:1;stroke-dasharray:3 3}.rp-line{fill:none;stroke-width:2;stroke-linejoin:round}.rp-band{opacity:.22;stroke:none}")
+	b.WriteString(".rp-rule{stroke:var(--rp-dim);stroke-width:1;stroke-dasharray:3 3}.rp-line{fill:none;stroke-width:2;stroke-linejoin:round}.rp-band{opacity:.22;stroke:none}.rp-whisker{fill:none;stroke-width:1.5;opacity:.7}")
 	for i := range palette {
 		fmt.Fprintf(&b, ".rp-s%d{stroke:var(--rp-%d)}.rp-f%d{fill:var(--rp-%d)}", i, i, i, i)
 	}

@@ -28,6 +28,13 @@ func figures() map[string]Figure {
 			},
 			Rules: []Rule{{Name: "objective", Y: 0.5}},
 		},
+		"whiskers": &Chart{
+			Title: "Levels", Desc: "Points with intervals both ways.", X: Axis{Label: "prefix caching", Ticks: []Tick{{0, "off"}, {1, "on, with a name that is far too long for any axis"}}}, Y: Axis{Label: "TTFT p99, s"},
+			Lines: []Line{
+				{Name: "8", X: []float64{0, 1}, Y: []float64{3, 2}, Low: []float64{2.5, nan}, High: []float64{4, nan}, Whiskers: true, Dots: true, Labels: []string{"", "1"}},
+				{Name: "64", X: []float64{0, 1}, Y: []float64{1, 2}, XLow: []float64{-0.1, 0.9}, XHigh: []float64{0.1, 1.1}, Whiskers: true, Dots: true, Loose: true},
+			},
+		},
 		"steps": &Chart{
 			Title: "Distribution", Desc: "One step function.", X: Axis{Label: "tokens", Log: true}, Y: Axis{Label: "share at or below", Percent: true, Fixed: true, Max: 1},
 			Lines: []Line{{Name: "prompt", X: []float64{1, 10, 100, 1000}, Y: []float64{0.1, 0.4, 0.9, 1}, Step: true}},

@@ -116,7 +116,7 @@ func (c *canvas) header(title string, entries []entry) float64 {
 	x := 12.0
 	y += 3
 	for _, e := range entries {
-		w := 28 + textWidth(e.name, small) + 14
+		w := 28 + textWidth(e.name, small)*1.06 + 16
 		if x+w > width && x > 12 {
 			x, y = 12, y+18
 		}
