@@ -9,7 +9,7 @@ import (
 
 func app() *cli.App {
 	d := replay.Defaults()
-	return &cli.App{
+	a := &cli.App{
 		Name:      "replay",
 		Usage:     "play a trace against a serving engine and measure it",
 		UsageText: "replay TRACE [--backend NAME[=URL]] [-o DIR] [flags]",
@@ -97,4 +97,6 @@ results are kept).`,
 		Action:   play,
 		Commands: []*cli.Command{selftestCommand(), agentCommand()},
 	}
+	a.Commands = append(a.Commands, searchCommand(a.Flags))
+	return a
 }

@@ -22,6 +22,7 @@ type Watch struct {
 	Confidence float64             `json:"confidence"`
 	Planned    int64               `json:"requests"`
 	Closed     bool                `json:"closed_loop,omitempty"`
+	Warmup     time.Duration       `json:"warmup_ns,omitempty"` // requests scheduled before it are not judged
 }
 
 // A Guard stops a run whose outcome is certain. Its methods may be called from
@@ -47,8 +48,12 @@ func (g *Guard) Add(row *traceformat.Row) {
 	r := metrics.Measure(row)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.tally.add(&r)
 	g.ended++
+	if r.Zero < g.watch.Warmup {
+		g.tally.planned = max(1, g.tally.planned-1)
+		return
+	}
+	g.tally.add(&r)
 }
 
 // Look is how often Check wants to be called.

@@ -28,7 +28,7 @@ const (
 	minFit      = 0.75 // R² of a line through the requests in flight: a queue within its capacity comes back
 	minDeficit  = 0.01 // of the arrivals of the second half, that did not complete
 	minGrown    = 5    // requests
-	noiseFactor = 2 // standard deviations of the arrivals' unevenness
+	noiseFactor = 2    // standard deviations of the arrivals' unevenness
 	minLonger   = 1.05 // growth of in flight over arrivals: of the time in the system
 )
 

@@ -159,7 +159,18 @@ func (s *Spec) length(runs []Run, undecided int) int64 {
 		inside := burst.Completed * float64(floor.E2EMean) / 1e9 // by Little's law, at saturation
 		n = max(n, int64(min(mostRequests, math.Ceil(lives*inside))))
 	}
-	return n << min(undecided, 2)
+	return n << min(undecided, longer)
+}
+
+// longer bounds how often the length of a run is doubled.
+const longer = 2
+
+// Longest is the longest run that the objectives alone may ask for.
+func (s *Spec) Longest() int64 {
+	if s.Fixed {
+		return s.Requests
+	}
+	return s.Requests << longer
 }
 
 // A Step is a run to play.
