@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -104,7 +105,8 @@ func (s *searching) measure(dir string, m *replay.Manifest, run *search.Run) err
 	}
 	run.Warnings = append(run.Warnings, m.Warnings...)
 	if m.Summary != nil && !m.Summary.Fidelity.Valid {
-		run.Invalid = m.Summary.Fidelity.Reasons
+		// That a run was stopped is no fault of this machine.
+		run.Invalid = slices.DeleteFunc(m.Summary.Fidelity.Reasons, func(why string) bool { return run.Stopped != "" && strings.HasPrefix(why, "never sent ") })
 	}
 	run.Judge()
 	return nil

@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
 	"reprise/internal/durable"
+	"reprise/internal/metrics"
 	"reprise/replay"
 )
 
@@ -57,12 +59,17 @@ func (f *File) Differs(g *File) string {
 		return fmt.Sprintf("it has the flags %q, and this has %q", f.Flags, g.Flags)
 	case f.Digest != g.Digest:
 		return "the trace was changed"
-	case a.By != b.By || !slices.Equal(a.Objectives, b.Objectives) || a.Confidence != b.Confidence || a.Requests != b.Requests || a.Fixed != b.Fixed:
+	case a.By != b.By || !slices.EqualFunc(a.Objectives, b.Objectives, same) || a.Confidence != b.Confidence || a.Requests != b.Requests || a.Fixed != b.Fixed:
 		return "it looks for something else"
 	case a.Min != b.Min || a.Max != b.Max:
 		return "its loads have other bounds"
 	}
 	return ""
+}
+
+// same compares objectives, however they were written.
+func same(a, b metrics.Objective) bool {
+	return a.SLO == b.SLO && math.Abs(a.Share-b.Share) < 1e-9
 }
 
 // A Folder is a search on disk, held by one process at a time.

@@ -84,13 +84,18 @@ func (s *Spec) search(runs []Run) (*Step, string) {
 		hi = b.hi.load
 	}
 	spent := len(runs) >= s.Runs
+	again := func(why string) (*Step, string) {
+		return &Step{Kind: Probe, Load: hi, Requests: s.length(runs, 0), Why: why}, Going
+	}
 	switch {
 	case s.Max > 0 && lo >= s.Max:
 		return nil, AtMax
 	case s.Min > 0 && hi <= s.Min || s.By == Concurrency && hi <= 1:
 		return nil, Nothing
-	case b.above != nil && len(b.hi.runs) == 1 && !spent:
-		return &Step{Kind: Probe, Load: hi, Requests: s.length(runs, 0), Why: fmt.Sprintf("it failed, and %s passed", s.Format(b.above.load))}, Going
+	case b.above != nil && times(runs, hi) == 1 && !spent:
+		return again(fmt.Sprintf("it failed, and %s passed", s.Format(b.above.load)))
+	case lo > 0 && s.closed(lo, hi) && !valid(b.hi.runs[0]) && times(runs, hi) == 1 && !spent:
+		return again("it failed, and this machine was the bottleneck")
 	case lo > 0 && s.closed(lo, hi):
 		return nil, Found
 	case spent && b.lo == nil && b.hi == nil:
@@ -112,7 +117,7 @@ func (s *Spec) search(runs []Run) (*Step, string) {
 	if s.By == Concurrency {
 		load = max(load, 1)
 	}
-	if !(load > lo && load < hi) || slices.ContainsFunc(points, func(p point) bool { return p.load == load && len(p.runs) > 1 }) {
+	if !(load > lo && load < hi) || slices.ContainsFunc(points, func(p point) bool { return p.load == load && times(runs, load) > 1 }) {
 		if b.lo == nil {
 			return nil, Nothing
 		}

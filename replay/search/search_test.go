@@ -289,3 +289,102 @@ func TestEnds(t *testing.T) {
 		}
 	}
 }
+
+// What is not the server's fault does not end a search: a load that failed while
+// this machine was the bottleneck is played again, and so is one that failed
+// below one that passed.
+func TestPlaysDoubtsAgain(t *testing.T) {
+	st := station{slots: 8, service: 0.1, first: 0.01}
+	for name, spoil := range map[string]func(r *Run){
+		"invalid": func(r *Run) { r.Invalid = []string{"the sender was late"} },
+		"chance":  func(*Run) {},
+	} {
+		s := rateSpec(t, "ttft.p99<100ms")
+		s.Runs = 12
+		var runs []Run
+		spoilt := 0.0
+		for {
+			step, _ := s.Next(runs)
+			if step == nil {
+				break
+			}
+			m, err := Measure(each(st.play(s.By, *step)), How{Objectives: s.Objectives, Confidence: 0.95, Kind: step.Kind, Planned: step.Requests})
+			if err != nil {
+				t.Fatal(err)
+			}
+			run := Run{Number: len(runs) + 1, Kind: step.Kind, Load: step.Load, Planned: step.Requests, Why: step.Why, Measured: m}
+			run.Judge()
+			if step.Kind == Probe && spoilt == 0 {
+				spoilt = step.Load // the first load fails whatever it is
+				run.Verdict = Fail
+				for i := range run.Objectives {
+					run.Objectives[i].Met, run.Objectives[i].Verdict = 0, Fail
+				}
+				spoil(&run)
+			}
+			runs = append(runs, run)
+		}
+		r := s.Result(runs)
+		if name == "invalid" && (math.Abs(r.Capacity.V/st.capacity()-1) > 0.03 || times(runs, spoilt) < 2) {
+			t.Errorf("%s: capacity %v of %v, %s\n%s", name, r.Capacity.V, st.capacity(), r.Status, listing(runs))
+		}
+		if r.Capacity.V > 1.03*st.capacity() || r.Fails.V < spoilt {
+			t.Errorf("%s: bracket [%v %v]\n%s", name, r.Capacity.V, r.Fails.V, listing(runs))
+		}
+	}
+}
+
+// A search goes on from its file: with what the file keeps of the runs, the next
+// step is the one that it was.
+func TestGoesOnFromItsFile(t *testing.T) {
+	st := station{slots: 5, service: 0.1, first: 0.01, poisson: true, seed: 3}
+	s := rateSpec(t, "ttft.p95<150ms", "e2e<1s")
+	s.Curve, s.Runs, s.Confirm = true, 12, 2
+	runs, result := simulate(t, s, func(step Step) []*traceformat.Row { return st.play(s.By, step) })
+	dir := t.TempDir()
+	fresh := func() *File { return &File{Version: Version, Trace: "t", Spec: *s} }
+	f, begun, err := Open(dir, fresh())
+	if err != nil || begun {
+		t.Fatal(begun, err)
+	}
+	if _, _, err := Open(dir, fresh()); err == nil {
+		t.Error("two may play one search")
+	}
+	f.Runs = runs
+	if err := f.Save(); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	g, begun, err := Open(dir, fresh())
+	if err != nil || !begun {
+		t.Fatal(begun, err)
+	}
+	defer g.Close()
+	for k := range runs {
+		a, _ := s.Next(runs[:k])
+		b, _ := g.Spec.Next(g.Runs[:k])
+		if a == nil || b == nil || *a != *b {
+			t.Errorf("after %d runs: %+v, and from the file %+v", k, a, b)
+		}
+	}
+	if r := g.Spec.Result(g.Runs); r.Status != result.Status || r.Capacity != result.Capacity || r.ConfirmedOf != 2 {
+		t.Errorf("the result became %+v, and was %+v", r, result)
+	}
+	measured := 0
+	for i, p := range result.Curve {
+		if p.Source == FromRun {
+			measured++
+		}
+		if i > 0 && p.E2EP50.OK && p.E2EP50.V < 0.98*result.Curve[i-1].E2EP50.V {
+			t.Errorf("latency falls with load: %+v", result.Curve)
+		}
+	}
+	if measured < 3 || result.Knee == nil || !(result.Knee.Load > 0) {
+		t.Errorf("%d of the curve are measured, knee %+v\n%s", measured, result.Knee, listing(runs))
+	}
+	other := fresh()
+	other.Spec.Objectives = objectives(t, "ttft.p95<151ms", "e2e<1s")
+	if d := g.Differs(other); d == "" {
+		t.Error("another SLO is the same search")
+	}
+}

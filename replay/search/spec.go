@@ -216,8 +216,12 @@ func (s *Spec) points(runs []Run) []point {
 	return out
 }
 
-// pool judges all runs of one load together.
+// pool judges all runs of one load together. Where this machine was the
+// bottleneck of some, they are left out.
 func (p *point) pool(confidence float64) {
+	if slices.ContainsFunc(p.runs, valid) {
+		p.runs = slices.DeleteFunc(p.runs, func(r *Run) bool { return !valid(r) })
+	}
 	over, fails := 0, 0
 	for _, r := range p.runs {
 		if r.Overload != nil || r.Stopped == StopOverload {
@@ -285,6 +289,18 @@ func bracketOf(points []point) (b bracket) {
 		}
 	}
 	return b
+}
+
+func valid(r *Run) bool { return len(r.Invalid) == 0 }
+
+// times counts how often a load was played.
+func times(runs []Run, load float64) (n int) {
+	for i := range runs {
+		if runs[i].Load == load {
+			n++
+		}
+	}
+	return n
 }
 
 func find(runs []Run, k Kind) *Run {
