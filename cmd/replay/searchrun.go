@@ -60,7 +60,7 @@ func (s *searching) attempt(ctx, force context.Context, step *search.Step, run *
 	spec := part{Label: fmt.Sprintf("run %d, %s", run.Number, s.label(step)), Terminal: cli.IsTerminal(s.stderr)}
 	if step.Kind != search.Floor && step.Kind != search.Burst {
 		spec.Watch = &search.Watch{
-			Objectives: s.spec.Objectives, Confidence: s.spec.Confidence, Planned: plan.Rows, Closed: s.spec.By == search.Concurrency, Warmup: plan.Warmup(),
+			Objectives: s.spec.Objectives, Confidence: s.spec.Confidence, Planned: plan.Rows, Laps: plan.Options.Loop, Closed: s.spec.By == search.Concurrency, Warmup: plan.Warmup(),
 		}
 	}
 	run.Started = time.Now().UTC()
@@ -98,7 +98,7 @@ func (s *searching) measure(dir string, m *replay.Manifest, run *search.Run) err
 	run.Stopped = m.Stopped
 	run.Measured, err = search.Measure(rd.All(), search.How{
 		Objectives: s.spec.Objectives, Confidence: s.spec.Confidence, Kind: run.Kind, Closed: s.spec.By == search.Concurrency,
-		Planned: run.Planned, Warmup: m.Plan.Warmup, Stopped: m.Stopped != "",
+		Planned: run.Planned, Laps: m.Options.Loop, Warmup: m.Plan.Warmup, Stopped: m.Stopped != "",
 	})
 	if err != nil {
 		return err

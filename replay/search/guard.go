@@ -21,6 +21,7 @@ type Watch struct {
 	Objectives []metrics.Objective `json:"slos"`
 	Confidence float64             `json:"confidence"`
 	Planned    int64               `json:"requests"`
+	Laps       int                 `json:"laps,omitempty"` // that they are of one trace
 	Closed     bool                `json:"closed_loop,omitempty"`
 	Warmup     time.Duration       `json:"warmup_ns,omitempty"` // requests scheduled before it are not judged
 }
@@ -40,7 +41,7 @@ type Guard struct {
 
 // NewGuard returns the guard of a run that is about to begin.
 func NewGuard(w Watch) *Guard {
-	return &Guard{watch: w, tally: newTally(w.Objectives, w.Planned), every: 1}
+	return &Guard{watch: w, tally: newTally(w.Objectives, w.Planned, w.Laps), every: 1}
 }
 
 // Add tells of a request that ended.
@@ -86,7 +87,7 @@ func (g *Guard) Check(at time.Duration, sent, inFlight int64) (reason, text stri
 		return "", ""
 	}
 	if !g.watch.Closed {
-		if o := detect(g.seen); o == nil {
+		if o, sure := detect(g.seen); o == nil || !sure {
 			g.grew = 0
 		} else if g.grew++; g.grew >= sureLooks {
 			return StopOverload, fmt.Sprintf("overload: %s requests in flight and growing, %s arrive and %s end",

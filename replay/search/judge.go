@@ -64,20 +64,32 @@ func worst(all []Judged) Verdict {
 	return v
 }
 
-// stretches is the number of parts of a run that are compared with each other.
+// stretches is the most parts of a run that are compared with each other.
 const stretches = 20
+
+// parts is into how many parts a run of so many laps is cut. Where a trace is
+// played over, its own busy hours are in every lap: what differs between laps is
+// chance.
+func parts(laps int) int64 {
+	if laps < 4 {
+		return stretches
+	}
+	each := (laps + stretches - 1) / stretches // laps a part
+	return int64(laps / each)
+}
 
 // A tally counts, over stretches of a run, the requests that met each objective.
 type tally struct {
 	objectives []metrics.Objective
 	planned    int64 // requests of the run
+	parts      int64
 	seen       int64
 	of         [stretches]int64
 	met        [][stretches]int64 // by objective
 }
 
-func newTally(objectives []metrics.Objective, planned int64) *tally {
-	return &tally{objectives: objectives, planned: max(1, planned), met: make([][stretches]int64, len(objectives))}
+func newTally(objectives []metrics.Objective, planned int64, laps int) *tally {
+	return &tally{objectives: objectives, planned: max(1, planned), parts: parts(laps), met: make([][stretches]int64, len(objectives))}
 }
 
 // judgeable says whether a request says something about the server: one that
@@ -96,7 +108,7 @@ func judgeable(r *metrics.Reading) bool {
 const cutError = "interrupted"
 
 func (t *tally) add(r *metrics.Reading) {
-	b := min(stretches-1, t.seen*stretches/t.planned)
+	b := min(t.parts-1, t.seen*t.parts/t.planned)
 	t.seen++
 	if !judgeable(r) {
 		return
@@ -116,8 +128,8 @@ func (t *tally) judge(confidence float64, best bool) []Judged {
 	var rest [stretches]int64
 	if left := t.planned - t.seen; best && left > 0 {
 		// A stretch holds as many as the plan says, those seen included.
-		for b := range rest {
-			ends := t.planned*int64(b+1)/stretches - t.planned*int64(b)/stretches
+		for b := range t.parts {
+			ends := t.planned*(b+1)/t.parts - t.planned*b/t.parts
 			rest[b] = min(left, max(0, ends-of[b]))
 			left -= rest[b]
 			of[b] += rest[b]

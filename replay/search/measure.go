@@ -34,6 +34,9 @@ type Measured struct {
 
 	Objectives []Judged  `json:"objectives"`
 	Overload   *Overload `json:"overload,omitempty"`
+	// Lagging says that completions fell behind arrivals, by no more than chance
+	// may explain.
+	Lagging bool `json:"lagging,omitempty"`
 }
 
 // Quantiles are some of a latency, NaN where nothing was measured: in JSON they
@@ -51,6 +54,7 @@ type How struct {
 	Kind       Kind
 	Closed     bool          // a closed loop: users wait for answers, and no queue grows
 	Planned    int64         // requests of the run
+	Laps       int           // that they are of one trace
 	Warmup     time.Duration // rows scheduled before it are not judged, run time
 	// Stopped says that the run was stopped as hopeless: requests that it did not
 	// come to are taken to have met every SLO.
@@ -66,7 +70,7 @@ type span struct {
 // Measure reads the rows of a run.
 func Measure(rows iter.Seq2[*traceformat.Row, error], how How) (*Measured, error) {
 	m := &Measured{}
-	t := newTally(how.Objectives, how.Planned)
+	t := newTally(how.Objectives, how.Planned, how.Laps)
 	values := make([][]float64, len(how.Objectives))
 	var ttft, tpot, e2e []float64
 	var spans []span
@@ -129,7 +133,11 @@ func Measure(rows iter.Seq2[*traceformat.Row, error], how How) (*Measured, error
 	}
 	m.steady(spans, how)
 	if !how.Closed && (how.Kind == Probe || how.Kind == Curve || how.Kind == Confirm) {
-		m.Overload = detect(samples(spans))
+		o, sure := detect(samples(spans))
+		if sure {
+			m.Overload = o
+		}
+		m.Lagging = o != nil && !sure
 	}
 	return m, nil
 }

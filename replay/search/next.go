@@ -3,7 +3,6 @@ package search
 import (
 	"fmt"
 	"math"
-	"slices"
 	"strconv"
 )
 
@@ -117,7 +116,7 @@ func (s *Spec) search(runs []Run) (*Step, string) {
 	if s.By == Concurrency {
 		load = max(load, 1)
 	}
-	if !(load > lo && load < hi) || slices.ContainsFunc(points, func(p point) bool { return p.load == load && times(runs, load) > 1 }) {
+	if !(load > lo && load < hi) || times(runs, load) > 0 {
 		if b.lo == nil {
 			return nil, Nothing
 		}
@@ -142,17 +141,15 @@ const (
 
 // target chooses a load within the bracket.
 func (s *Spec) target(m *model, b bracket, runs []Run) (load float64, why string) {
+	if b.undecided > 0 {
+		return s.aside(b)
+	}
 	c := m.crossing()
 	// A load that is to pass lies a little below the crossing and one that is to
 	// fail a little above, so that both together close the bracket.
-	aside := 1 + s.Within*(0.45+0.5*float64(b.undecided))
-	guess := "the model has the answer near " + s.Format(s.round(c))
+	aside := 1 + 0.45*s.Within
 	switch {
 	case b.lo == nil && b.hi == nil:
-		if b.undecided > 0 {
-			lowest := m.points[0].load
-			return min(c/aside, lowest/aside), "lower: the load before is within the noise"
-		}
 		if s.By == Concurrency {
 			// As many as are in the system at saturation, if none waits.
 			n := m.burst.Completed * float64(m.floor.E2EMean) / 1e9
@@ -181,23 +178,44 @@ func (s *Spec) target(m *model, b bracket, runs []Run) (load float64, why string
 		return max(hi/mostDown, min(c/aside, hi/min(step, mostDown))), "downwards: it failed"
 	}
 	lo, hi := b.lo.load, b.hi.load
-	middle := math.Sqrt(lo * hi)
-	if s.By == Concurrency {
-		middle = (lo + hi) / 2
-	}
+	guess := "the model has the answer near " + s.Format(s.round(c))
 	switch low, high := c/aside, c*aside; {
-	case b.undecided == 0 && hi <= lo*(1+s.Within)*(1+s.Within):
-		return middle, "the middle: either outcome is narrow enough"
+	case hi <= lo*(1+s.Within)*(1+s.Within):
+		return s.between(lo, hi), "the middle: either outcome is narrow enough"
 	case s.stuck(runs, hi/lo):
-		return middle, "the middle: the last two runs narrowed little"
+		return s.between(lo, hi), "the middle: the last two runs narrowed little"
 	case low > lo*(1+s.Within/4) && low < hi:
 		return low, guess + ": just below"
 	case high < hi/(1+s.Within/4) && high > lo:
 		return high, guess + ": just above"
-	case b.undecided > 0:
-		return lo, "" // nothing to gain on either side of the noise
 	}
-	return middle, "the middle"
+	return s.between(lo, hi), "the middle"
+}
+
+// between is the middle of two loads.
+func (s *Spec) between(lo, hi float64) float64 {
+	if s.By == Concurrency {
+		return (lo + hi) / 2
+	}
+	return math.Sqrt(lo * hi)
+}
+
+// aside chooses a load beside those that could not be told from the SLO, in steps
+// that grow: first one that passes, then one that fails, then nearer.
+func (s *Spec) aside(b bracket) (load float64, why string) {
+	step := 1 + s.Within*float64(int(2)<<min(b.undecided, 5))
+	gap := (1 + s.Within) * (1 + s.Within)
+	switch {
+	case b.lo == nil:
+		return b.uLow / step, "lower: what is near is within the noise"
+	case b.uLow > gap*b.lo.load:
+		return s.between(b.lo.load, b.uLow), "between what passed and the noise"
+	case b.hi == nil:
+		return b.uHigh * step, "higher: what is near is within the noise"
+	case b.hi.load > gap*b.uHigh:
+		return s.between(b.uHigh, b.hi.load), "between the noise and what failed"
+	}
+	return b.lo.load, "" // there is nothing to gain on either side
 }
 
 // stuck says that the last two runs did not halve the bracket.

@@ -29,15 +29,17 @@ const (
 	minDeficit  = 0.01 // of the arrivals of the second half, that did not complete
 	minGrown    = 5    // requests
 	noiseFactor = 2    // standard deviations of the arrivals' unevenness
+	lagging     = 0.05 // of the arrivals of the second half
 	minLonger   = 1.05 // growth of in flight over arrivals: of the time in the system
 )
 
 // detect says whether the queue of an open-loop run grew without bound: nil if it
-// did not, or not surely. Samples are in order, evenly spaced, and end with the
+// did not, not sure if by more than lagging but no more than the arrivals'
+// unevenness may explain. Samples are in order, evenly spaced, and end with the
 // last send.
-func detect(samples []Sample) *Overload {
+func detect(samples []Sample) (o *Overload, sure bool) {
 	if len(samples) == 0 {
-		return nil
+		return nil, false
 	}
 	end := samples[len(samples)-1].At
 	first := 0
@@ -46,7 +48,7 @@ func detect(samples []Sample) *Overload {
 	}
 	s := samples[first:]
 	if len(s) < minSamples {
-		return nil
+		return nil, false
 	}
 	n := float64(len(s))
 	var mt, ml float64
@@ -59,19 +61,19 @@ func detect(samples []Sample) *Overload {
 		stt, stl, sll = stt+dt*dt, stl+dt*dl, sll+dl*dl
 	}
 	if stt == 0 || sll == 0 || stl <= 0 || stl*stl/(stt*sll) < minFit {
-		return nil
+		return nil, false
 	}
 	half := len(s) / 2
 	begin, mid, last := s[0], s[half], s[len(s)-1]
 	arrived := float64(last.Sent - mid.Sent)
 	grown := float64(last.InFlight - mid.InFlight)
 	before := float64(mid.Sent-begin.Sent) / (mid.At - begin.At)
-	o := &Overload{
+	o = &Overload{
 		Arrivals: arrived / (last.At - mid.At), Completions: (arrived - grown) / (last.At - mid.At), Growth: stl / stt,
 		From: begin.InFlight, To: last.InFlight,
 	}
-	if arrived == 0 || grown < minDeficit*arrived || grown < max(minGrown, noiseFactor*math.Sqrt(dispersion(s)*arrived)) {
-		return nil
+	if arrived == 0 || grown < minDeficit*arrived || grown < minGrown {
+		return nil, false
 	}
 	var early, late float64
 	for i, x := range s {
@@ -82,9 +84,15 @@ func detect(samples []Sample) *Overload {
 		}
 	}
 	if early > 0 && late/early < minLonger*max(1, o.Arrivals/before) {
-		return nil
+		return nil, false
 	}
-	return o
+	if grown >= noiseFactor*math.Sqrt(dispersion(s)*arrived) {
+		return o, true
+	}
+	if grown >= lagging*arrived {
+		return o, false
+	}
+	return nil, false
 }
 
 // dispersion is the variance of the arrivals between two samples over their

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"reprise/internal/metrics"
 	"reprise/traceformat"
 )
 
@@ -24,7 +25,10 @@ func overloadOf(at []float64, slots int, service float64) *Overload {
 		free[k] = max(t, free[k]) + service
 		spans = append(spans, span{sent: t, end: free[k], ok: true})
 	}
-	return detect(samples(spans))
+	if o, sure := detect(samples(spans)); sure {
+		return o
+	}
+	return nil
 }
 
 func poisson(n int, seed uint64, rate func(t float64) float64) (at []float64) {
@@ -77,8 +81,10 @@ func TestOverload(t *testing.T) {
 	if o == nil || math.Abs(o.Arrivals-120) > 8 || math.Abs(o.Completions-80) > 2 || math.Abs(o.Growth-40) > 6 {
 		t.Errorf("overload is %+v, want 120 in, 80 out, 40 more each second", o)
 	}
-	if detect(nil) != nil || detect(make([]Sample, 500)) != nil {
-		t.Error("nothing is overloaded")
+	for _, s := range [][]Sample{nil, make([]Sample, 500)} {
+		if o, _ := detect(s); o != nil {
+			t.Errorf("nothing is overloaded: %+v", o)
+		}
 	}
 }
 
@@ -144,7 +150,7 @@ func TestGuard(t *testing.T) {
 func TestClusteredMisses(t *testing.T) {
 	o := objectives(t, "ttft.p95<1s")
 	judge := func(miss func(i int) bool) Judged {
-		ta := newTally(o, 1000)
+		ta := newTally(o, 1000, 1)
 		for i := range 1000 {
 			b := i * stretches / 1000
 			ta.seen++
@@ -162,5 +168,24 @@ func TestClusteredMisses(t *testing.T) {
 	}
 	if together.Met != apart.Met || together.Verdict != Undecided || together.Effective > 100 {
 		t.Errorf("31 misses together: %+v", together)
+	}
+}
+
+// A trace that is played over misses at its own busy hour in every lap: that is
+// no chance.
+func TestLapsAreAlike(t *testing.T) {
+	o := objectives(t, "ttft.p90<1s")
+	for laps, want := range map[int]Verdict{1: Undecided, 10: Pass, 50: Pass} {
+		ta := newTally(o, 1000, laps)
+		for i := range 1000 {
+			r := metrics.Reading{Class: metrics.OK, TTFT: traceformat.Some(time.Millisecond)}
+			if i%(1000/laps) < 70/laps {
+				r.TTFT = traceformat.Some(time.Hour)
+			}
+			ta.add(&r)
+		}
+		if j := ta.judge(0.95, false)[0]; j.Verdict != want {
+			t.Errorf("%d laps: %+v, want %s", laps, j, want)
+		}
 	}
 }

@@ -107,7 +107,11 @@ func (f *File) Says() string {
 	case Noise:
 		return "capacity: " + capacity + between + confidence + "; what lies between is within the noise of runs of this length"
 	case NoBounds:
-		return fmt.Sprintf("capacity: at least %s; none of the %d runs failed%s", capacity, len(f.Runs), confidence)
+		estimate := ""
+		if r.Estimate.OK {
+			estimate = ", the estimate is " + s.Format(r.Estimate.V)
+		}
+		return fmt.Sprintf("capacity: at least %s%s; no load that was tried fails for sure%s", capacity, estimate, confidence)
 	}
 	return "capacity: " + capacity + between + confidence + fmt.Sprintf("; the %d runs are used up", s.Runs)
 }

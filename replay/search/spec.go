@@ -131,8 +131,11 @@ type Run struct {
 // Judge sets the verdict from what was measured.
 func (r *Run) Judge() {
 	v := worst(r.Objectives)
-	if r.Overload != nil || r.Stopped != "" {
+	switch {
+	case r.Overload != nil || r.Stopped != "":
 		v = Fail
+	case r.Lagging && v == Pass:
+		v = Undecided // it may be that latencies only have not grown far enough
 	}
 	r.Verdict = ""
 	if r.Kind != Burst {
@@ -157,6 +160,12 @@ func (s *Spec) length(runs []Run, undecided int) int64 {
 	floor, burst := find(runs, Floor), find(runs, Burst)
 	if floor != nil && burst != nil {
 		inside := burst.Completed * float64(floor.E2EMean) / 1e9 // by Little's law, at saturation
+		for i := range runs {
+			// Under load a request takes longer.
+			if r := &runs[i]; r.Load > 0 && r.Verdict != Fail {
+				inside = max(inside, r.InFlight)
+			}
+		}
 		n = max(n, int64(min(mostRequests, math.Ceil(lives*inside))))
 	}
 	return n << min(undecided, longer)
@@ -261,7 +270,9 @@ func (p *point) pool(confidence float64) {
 // A bracket holds the answer: the load of lo passed, that of hi failed.
 type bracket struct {
 	lo, hi    *point
-	undecided int    // loads between
+	undecided int     // loads between,
+	uLow      float64 // the lowest and highest of them
+	uHigh     float64
 	above     *point // passed above hi
 }
 
@@ -285,7 +296,10 @@ func bracketOf(points []point) (b bracket) {
 	for i := range points {
 		p := &points[i]
 		if p.verdict == Undecided && (b.lo == nil || p.load > b.lo.load) && (b.hi == nil || p.load < b.hi.load) {
-			b.undecided++
+			if b.undecided++; b.undecided == 1 {
+				b.uLow = p.load
+			}
+			b.uHigh = p.load
 		}
 	}
 	return b
