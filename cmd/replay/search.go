@@ -223,13 +223,19 @@ func (s *searching) parse() error {
 	if s.spec.By != search.Rate && c.IsSet("arrival") {
 		return cli.Usagef("--by rate", "--arrival is a process whose rate is the load, and --by is %s", s.spec.By)
 	}
+	if err := s.spec.Validate(); err != nil {
+		return cli.Usagef("replay search trace.parquet --slo 'ttft.p99<500ms'", "%w", err)
+	}
 	if !s.spec.Fixed {
-		s.spec.Requests = search.DefaultRequests(objectives)
+		s.spec.Requests = search.DefaultRequests(objectives, s.spec.Confidence)
 	} else if s.spec.Requests < search.FloorRequests {
 		return cli.Usagef("", "--requests is %d, want at least %d", s.spec.Requests, search.FloorRequests)
 	}
-	if err := s.spec.Validate(); err != nil {
-		return cli.Usagef("replay search trace.parquet --slo 'ttft.p99<500ms'", "%w", err)
+	for _, o := range objectives {
+		if n := search.LeastRequests(o, s.spec.Confidence); s.spec.Requests < n {
+			return cli.Usagef(fmt.Sprintf("--requests %d or more", n), "no run of %d requests can show that %s holds: at a confidence of %s it takes %d that all meet it",
+				s.spec.Requests, o, units.Percent(s.spec.Confidence), n)
+		}
 	}
 	if c.Duration("cooldown") < 0 {
 		return cli.Usagef("", "--cooldown cannot be negative")
@@ -324,6 +330,9 @@ func (s *searching) options(step *search.Step) (replay.Options, error) {
 	return options(c)
 }
 
+// mostBase is a rate that no recorded traffic has: times that mean nothing.
+const mostBase = 1e7
+
 // maxLaps bounds how often a trace is played over.
 const maxLaps = 10_000
 
@@ -402,11 +411,10 @@ func (s *searching) begin(ctx context.Context) (*search.File, error) {
 	case search.Rate:
 		s.spec.Base = 1
 	case search.Speedup:
-		sec := p.Span().Seconds()
-		if !(sec > 0) {
+		s.spec.Base = float64(p.Rows) / p.Span().Seconds()
+		if !(s.spec.Base < mostBase) {
 			return nil, cli.Usagef("--by rate or --by concurrency", "all requests of %s arrive at one moment: there is nothing to speed up", s.trace)
 		}
-		s.spec.Base = float64(p.Rows) / sec
 	}
 	f.Program = replay.NewManifest("replay", nil, p, s.trace, replay.Server{Info: srv.info}).Program
 	f.Digest = p.Digest

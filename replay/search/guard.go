@@ -50,7 +50,7 @@ func (g *Guard) Add(row *traceformat.Row) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.ended++
-	if r.Zero < g.watch.Warmup {
+	if r.Zero < warmup(g.watch.Warmup, g.watch.Closed) {
 		g.tally.planned = max(1, g.tally.planned-1)
 		return
 	}

@@ -61,6 +61,15 @@ type How struct {
 	Stopped bool
 }
 
+// warmup is until when requests are not judged. The users of a closed loop begin
+// all at once, which they never do again: their first requests are not.
+func warmup(asked time.Duration, closed bool) time.Duration {
+	if closed {
+		return max(asked, 1)
+	}
+	return asked
+}
+
 type span struct {
 	sent, first, last, end float64 // s
 	tokens                 float64
@@ -70,6 +79,10 @@ type span struct {
 // Measure reads the rows of a run.
 func Measure(rows iter.Seq2[*traceformat.Row, error], how How) (*Measured, error) {
 	m := &Measured{}
+	warm := how.Warmup
+	if how.Kind != Floor && how.Kind != Burst {
+		warm = warmup(how.Warmup, how.Closed)
+	}
 	t := newTally(how.Objectives, how.Planned, how.Laps)
 	values := make([][]float64, len(how.Objectives))
 	var ttft, tpot, e2e []float64
@@ -82,7 +95,7 @@ func Measure(rows iter.Seq2[*traceformat.Row, error], how How) (*Measured, error
 		if r.Sent.OK && r.Class != metrics.Shed {
 			spans = append(spans, spanOf(&r))
 		}
-		if r.Zero < how.Warmup {
+		if r.Zero < warm {
 			t.planned = max(1, t.planned-1)
 			continue
 		}

@@ -38,15 +38,14 @@ func (s *Spec) Next(runs []Run) (step *Step, status string) {
 			confirmed++
 		}
 	}
-	if confirmed < s.Confirm && (b.lo != nil || confirmed > 0) {
-		// The load that was to be confirmed, even if it fails meanwhile.
-		load := 0.0
-		if r := find(runs, Confirm); r != nil {
-			load = r.Load
-		} else {
-			load = b.lo.load
-		}
-		return &Step{Kind: Confirm, Load: load, Requests: s.length(runs, 0), Why: fmt.Sprintf("the answer once more, %d of %d", confirmed+1, s.Confirm)}, Going
+	// The load that was to be confirmed, even if it fails meanwhile, by runs as
+	// long as the one that passed.
+	first := find(runs, Confirm)
+	if first == nil && b.lo != nil {
+		first = b.lo.runs[0]
+	}
+	if confirmed < s.Confirm && first != nil {
+		return &Step{Kind: Confirm, Load: first.Load, Requests: first.Planned, Why: fmt.Sprintf("the answer once more, %d of %d", confirmed+1, s.Confirm)}, Going
 	}
 	return nil, status
 }

@@ -354,12 +354,6 @@ func (s *Spec) warn(r *Result, runs []Run, b bracket) {
 	if b.undecided > 0 {
 		warn("%d of the loads in between could not be told from the SLO: runs with more requests (--requests) would narrow it", b.undecided)
 	}
-	for _, o := range s.Objectives {
-		if n := LeastRequests(o, s.Confidence); s.Requests < n {
-			warn("%s cannot pass with %s requests a run: at %s confidence it takes %s that all meet it (--requests)",
-				o, units.Count(s.Requests), units.Percent(s.Confidence), units.Count(n))
-		}
-	}
 	var invalid []string
 	for i := range runs {
 		if len(runs[i].Invalid) > 0 {

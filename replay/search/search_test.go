@@ -119,7 +119,7 @@ func objectives(t testing.TB, slos ...string) []metrics.Objective {
 
 func rateSpec(t testing.TB, slos ...string) *Spec {
 	o := objectives(t, slos...)
-	s := &Spec{By: Rate, Objectives: o, Confidence: 0.95, Within: 0.03, Runs: 8, Requests: DefaultRequests(o), Base: 1}
+	s := &Spec{By: Rate, Objectives: o, Confidence: 0.95, Within: 0.03, Runs: 8, Requests: DefaultRequests(o, 0.95), Base: 1}
 	if err := s.Validate(); err != nil {
 		t.Fatal(err)
 	}

@@ -92,10 +92,10 @@ func (s *Spec) Validate() error {
 
 // DefaultRequests is how many requests a run needs so that the strictest
 // objective can be decided with a few misses.
-func DefaultRequests(objectives []metrics.Objective) int64 {
+func DefaultRequests(objectives []metrics.Objective, confidence float64) int64 {
 	n := 300.0
 	for _, o := range objectives {
-		n = max(n, 10/(1-o.Share))
+		n = max(n, 10/(1-o.Share), 2*float64(LeastRequests(o, confidence)))
 	}
 	return int64(math.Ceil(min(n, 100_000)))
 }
@@ -103,7 +103,7 @@ func DefaultRequests(objectives []metrics.Objective) int64 {
 // LeastRequests is how many requests, all of which meet an objective, prove it.
 func LeastRequests(o metrics.Objective, confidence float64) int64 {
 	n := int64(1)
-	for j := (Judged{Objective: o, Met: n, Of: n}); ; n += max(1, n/50) {
+	for j := (Judged{Objective: o}); ; n += max(1, n/50) {
 		j.Met, j.Of, j.Effective = n, n, float64(n)
 		if j.settle(confidence); j.Verdict == Pass {
 			return n
