@@ -34,7 +34,6 @@ func (s station) play(by Axis, step Step) []*traceformat.Row {
 	rng := rand.New(rand.NewPCG(s.seed, 7))
 	n := int(step.Requests)
 	free := make([]float64, s.slots)
-	var ends []float64
 	closed, users := false, 0
 	switch {
 	case step.Kind == Floor:
@@ -80,7 +79,6 @@ func (s station) play(by Axis, step Step) []*traceformat.Row {
 		if closed {
 			user[u] = end
 		}
-		ends = append(ends, end)
 		row := &traceformat.Row{}
 		ns := func(t float64) time.Duration { return time.Duration(t * 1e9) }
 		row.ID, row.Arrival = int64(i), ns(at)
