@@ -160,8 +160,15 @@ func (s *Spec) target(m *model, b bracket, runs []Run) (load float64, why string
 		lo := b.lo.load
 		up := min(mostUp*lo, max(c*aside, lo*(1+s.Within)))
 		if s.By != Concurrency && !m.certain {
-			// A run that is overloaded shows where saturation lies.
-			up = max(up, min(1.04*m.saturation, 1.25*lo))
+			// A run that is overloaded shows where saturation lies. The more that
+			// passed, the less the burst had shown of it, and the longer the step.
+			passed := 0
+			for i := range m.points {
+				if m.points[i].verdict == Pass {
+					passed++
+				}
+			}
+			up = max(up, min(1.04*m.saturation, 1.25*lo), lo*(1+s.Within*float64(int(1)<<min(passed, 6))))
 		}
 		return up, "upwards: it passed"
 	case b.lo == nil:
