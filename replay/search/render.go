@@ -120,7 +120,11 @@ func (f *File) Says() string {
 func (f *File) facts() (out []string) {
 	s, r := &f.Spec, f.Result
 	if r.Binding != "" {
-		out = append(out, "missed first: "+r.Binding)
+		what := "missed first: "
+		if !r.Fails.OK && r.Status != Nothing {
+			what = "nearest to its bound: "
+		}
+		out = append(out, what+r.Binding)
 	}
 	if x := r.Saturation; x != nil {
 		line := fmt.Sprintf("saturation throughput: %s, %s output tokens/s", units.Rate(x.Requests), units.Digits(x.OutputTokens))
