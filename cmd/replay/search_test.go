@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"reprise/backends/sim"
 	"reprise/backends/sim/engine"
 	"reprise/replay"
 	"reprise/replay/search"
@@ -133,5 +134,47 @@ func TestSearchGoesOn(t *testing.T) {
 	other[slices.Index(other, "e2e.p50<5s")] = "e2e.p50<6s"
 	if _, stderr, status := replayCommand(t, other...); status != 2 || !strings.Contains(stderr, "is another search") {
 		t.Errorf("another SLO in the same folder: status %d\n%s", status, stderr)
+	}
+}
+
+// A server that is up all the time keeps its cache: each run has a salt of its
+// own there, and waits until the one before has left.
+func TestSearchOfAServer(t *testing.T) {
+	t.Parallel()
+	o, err := sim.ParseOptions(map[string]string{"max-num-seqs": "2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := sim.Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Stop()
+	dir := filepath.Join(t.TempDir(), "out")
+	_, stderr, status := replayCommand(t, "search", "../../testdata/demo.parquet", "--too-long", "clip", "--limit", "20", "--backend", "vllm="+p.URL, "--by", "concurrency",
+		"--max", "2", "--slo", "e2e.p50<1m", "--requests", "20", "--telemetry", "off", "--max-send-error", "10s", "-o", dir)
+	if status != 0 {
+		t.Fatalf("exit status %d\n%s", status, stderr)
+	}
+	f, err := search.Read(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.Result.Status != search.AtMax || f.Result.Capacity.V != 2 || f.Cache != string(replay.CacheSalted) || !strings.Contains(stderr, "salt of its own") {
+		t.Errorf("%+v, cache %q\n%s", f.Result, f.Cache, stderr)
+	}
+	salts := map[string]bool{}
+	for _, r := range f.Runs {
+		m, err := replay.ReadManifest(filepath.Join(dir, r.Dir))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Server.URL == "" || m.Options.Cache != replay.CacheSalted {
+			t.Errorf("run %d played against %q with cache %q", r.Number, m.Server.URL, m.Options.Cache)
+		}
+		salts[m.Cache.Salt] = true
+	}
+	if len(salts) != len(f.Runs) {
+		t.Errorf("%d runs have the salts %v", len(f.Runs), salts)
 	}
 }
