@@ -31,9 +31,12 @@ const (
 // A Manifest is run.json: all that it takes to repeat the run, and what came
 // of it. It holds no credentials: flags that carry them are left out.
 type Manifest struct {
-	Version int      `json:"version"`
-	State   string   `json:"state"`
-	Reason  string   `json:"reason,omitempty"` // why it is partial
+	Version int    `json:"version"`
+	State   string `json:"state"`
+	Reason  string `json:"reason,omitempty"` // why it is partial
+	// Stopped is set where a search ended the run because its outcome was
+	// certain: "hopeless" or "overload".
+	Stopped string   `json:"stopped,omitempty"`
 	Program Program  `json:"program"`
 	Args    []string `json:"args"`
 	Options Options  `json:"options"`

@@ -458,10 +458,13 @@ func (a *ab) open(ctx context.Context, source replay.Source) (*experiment.Folder
 }
 
 // again is the command that goes on.
-func (a *ab) again() string {
+func (a *ab) again() string { return againIn(a.output, a.c.String("output") == "") }
+
+// againIn is the command that goes on in a folder, which it may not have named.
+func againIn(output string, unnamed bool) string {
 	args := safeArgs(os.Args)
-	if a.c.String("output") == "" {
-		args = append(args, "-o", a.output)
+	if unnamed {
+		args = append(args, "-o", output)
 	}
 	for i, arg := range args {
 		if i > 0 && strings.ContainsFunc(arg, func(r rune) bool { return !strings.ContainsRune(plain, r) }) {

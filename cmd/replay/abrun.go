@@ -22,6 +22,7 @@ import (
 	"reprise/internal/units"
 	"reprise/replay"
 	"reprise/replay/experiment"
+	"reprise/replay/search"
 )
 
 // summaryFile is what a run of a sequence printed, in its run directory.
@@ -249,6 +250,8 @@ type part struct {
 	Label    string        `json:"label"`
 	Rest     time.Duration `json:"rest_ns"`
 	Terminal bool          `json:"terminal"` // behind the standard error's pipe
+	// Watch, if set, stops the run as soon as its outcome is certain.
+	Watch *search.Watch `json:"watch,omitempty"`
 }
 
 // partOfSequence reads partEnv; nil if this is no part of a sequence. The
@@ -323,37 +326,55 @@ const killAfter = 10 * time.Second
 // playRun plays one run in a process of its own. When ctx ends, the run may
 // drain; when force does, it stops.
 func (a *ab) playRun(ctx, force context.Context, p experiment.Progress, dir string) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
 	spec := part{
 		Label: fmt.Sprintf("run %d of %d, %s repeat %d", p.Number, p.Of, p.Cell, p.Repeat), Rest: p.Rest,
 		Terminal: cli.IsTerminal(a.stderr),
 	}
+	code, said, err := playPart(ctx, force, spec, a.args(p, dir), dir, &complaints{out: a.stderr, quiet: a.quiet})
+	switch {
+	case code == cli.Done || code == cli.Invalid:
+		a.tell(dir)
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case code == cli.Usage:
+		return &experiment.FatalError{Err: errors.New(said)}
+	case code > 0:
+		return errors.New(said)
+	}
+	return err // it was killed
+}
+
+// playPart runs this program with args as a part of something longer, and
+// returns its exit status and what it complained of. The status is negative, and
+// err says why, where it did not exit by itself.
+func playPart(ctx, force context.Context, spec part, args []string, dir string, stderr *complaints) (code int, said string, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return -1, "", err
+	}
 	env, err := json.Marshal(spec)
 	if err != nil {
-		return err
+		return -1, "", err
 	}
 	summary, err := os.Create(filepath.Join(dir, summaryFile))
 	if err != nil {
-		return err
+		return -1, "", err
 	}
 	defer summary.Close()
-	cmd := exec.CommandContext(ctx, self, a.args(p, dir)...)
+	cmd := exec.CommandContext(ctx, self, args...)
 	cmd.Env = append(os.Environ(), partEnv+"="+string(env))
 	cmd.Stdout = summary
-	said := &complaints{out: a.stderr, quiet: a.quiet}
-	cmd.Stderr = said
+	cmd.Stderr = stderr
 	experiment.OwnGroup(cmd)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	alive, err := cmd.StdinPipe()
 	if err != nil {
-		return err
+		return -1, "", err
 	}
 	defer alive.Close()
 	if err := cmd.Start(); err != nil {
-		return err
+		return -1, "", err
 	}
 	over := make(chan struct{})
 	go func() {
@@ -371,18 +392,7 @@ func (a *ab) playRun(ctx, force context.Context, p experiment.Progress, dir stri
 	}()
 	err = cmd.Wait()
 	close(over)
-	switch code := cmd.ProcessState.ExitCode(); {
-	case code == cli.Done || code == cli.Invalid:
-		a.tell(dir)
-		return nil
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
-	case code == cli.Usage:
-		return &experiment.FatalError{Err: errors.New(said.text())}
-	case code > 0:
-		return errors.New(said.text())
-	}
-	return err // it was killed
+	return cmd.ProcessState.ExitCode(), stderr.text(), err
 }
 
 // tell says in a line what came of a run.

@@ -10,7 +10,7 @@ import (
 )
 
 func app() *cli.App {
-	return &cli.App{
+	a := &cli.App{
 		Name:      "replay",
 		Usage:     "play a trace against a serving engine and measure it",
 		UsageText: "replay TRACE [--backend NAME[=URL]] [-o DIR] [flags]",
@@ -43,6 +43,8 @@ results are kept).`,
 		Action:   play,
 		Commands: []*cli.Command{selftestCommand(), agentCommand(), kubernetesCommand()},
 	}
+	a.Commands = append(a.Commands, searchCommand(a.Flags))
+	return a
 }
 
 // runFlags are those of one run.

@@ -158,10 +158,16 @@ func play(c *urfave.Context) error {
 		telemetry.Ready(ctx)
 	}
 	interrupts.drain()
-	stats, runErr := plan.Run(ctx, replay.Config{
-		Backend: srv.backend, Client: client, Header: srv.header, Record: dir.Record, Progress: progress, Drain: interrupts.first,
+	running, record, relax := part.guard(ctx, dir.Record, progress)
+	stats, runErr := plan.Run(running, replay.Config{
+		Backend: srv.backend, Client: client, Header: srv.header, Record: record, Progress: progress, Drain: interrupts.first,
 		Clock: check, Reference: ref,
 	})
+	relax()
+	stopped, isStopped := errors.AsType[*stoppedError](runErr)
+	if isStopped {
+		m.Stopped = stopped.reason
+	}
 	close(viewDone)
 	viewing.Wait()
 	if err := srv.died(); err != nil && runErr == nil {
@@ -192,6 +198,8 @@ func play(c *urfave.Context) error {
 			hint = "trace recover " + output + " saves what the journal holds"
 		}
 		return &cli.Error{Code: cli.Failed, Err: fmt.Errorf("closing the run: %w", closeErr), Hint: hint}
+	case isStopped:
+		return nil // as asked
 	case stats.Interrupted && (runErr == nil || errors.Is(runErr, context.Canceled)):
 		return &cli.Error{Code: cli.Interrupted}
 	case runErr != nil:

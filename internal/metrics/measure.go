@@ -70,22 +70,28 @@ func (r *Reading) FromSchedule(d traceformat.Opt[time.Duration]) traceformat.Opt
 	return d
 }
 
-// Meets judges a success by one SLO. An answer that came at once has no first
-// token of its own, and one of a single token no TPOT to miss.
+// Meets judges a success by one SLO.
 func (r *Reading) Meets(slo SLO) bool {
-	d := r.FromSchedule(r.E2E)
-	switch slo.Metric {
+	d := r.Latency(slo.Metric)
+	return d.OK && d.V < slo.Below
+}
+
+// Latency is the figure of a success that an SLO of that metric bounds, from the
+// schedule. An answer that came at once has no first token of its own, and one
+// of a single token no TPOT to miss: it is 0.
+func (r *Reading) Latency(metric string) traceformat.Opt[time.Duration] {
+	switch metric {
 	case MetricTTFT:
 		if r.TTFT.OK {
-			d = r.FromSchedule(r.TTFT)
+			return r.FromSchedule(r.TTFT)
 		}
 	case MetricTPOT:
 		if r.OutputTokens.Or(0) == 1 {
-			return true
+			return traceformat.Some(time.Duration(0))
 		}
-		d = r.TPOT
+		return r.TPOT
 	}
-	return d.OK && d.V < slo.Below
+	return r.FromSchedule(r.E2E)
 }
 
 // forever bounds every clock: 36 years, so that sums of a few of them cannot

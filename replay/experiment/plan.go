@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -207,46 +206,9 @@ func ReadPlan(dir string) (*Plan, error) {
 	return p, nil
 }
 
-func readJSON(name string, v any) error {
-	s, err := os.Stat(name)
-	if err != nil {
-		return err
-	}
-	if s.Size() > maxFile || !s.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a file of at most %d bytes", name, maxFile)
-	}
-	b, err := os.ReadFile(name)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(b, v); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	return nil
-}
+func readJSON(name string, v any) error { return durable.ReadJSON(name, maxFile, v) }
 
-// writeJSON replaces a file, atomically and so that it survives a crash.
-func writeJSON(name string, v any) error {
-	b, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return err
-	}
-	dir := filepath.Dir(name)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(name)+"-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(b, '\n'))
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-		return err
-	}
-	return durable.SyncDir(dir)
-}
+func writeJSON(name string, v any) error { return durable.WriteJSON(name, v) }
 
 // A Folder is an experiment on disk, held by one process at a time.
 type Folder struct {
