@@ -3,6 +3,8 @@ package main
 import (
 	"github.com/urfave/cli/v2"
 
+	"reprise/gpu/nvml"
+	icli "reprise/internal/cli"
 	"reprise/internal/metrics"
 	"reprise/replay"
 )
@@ -11,6 +13,7 @@ func app() *cli.App {
 	d := replay.Defaults()
 	return &cli.App{
 		Name:      "replay",
+		Metadata:  map[string]any{icli.NVML: nvml.Built},
 		Usage:     "play a trace against a serving engine and measure it",
 		UsageText: "replay TRACE [--backend NAME[=URL]] [-o DIR] [flags]",
 		Description: `
