@@ -25,14 +25,21 @@ func (t target) String() string {
 	return s
 }
 
+// targets are all platforms, or those that -only and -quick leave of them.
 func (r *release) targets() []target {
-	if r.quick {
-		return []target{{runtime.GOOS, runtime.GOARCH, false}}
-	}
-	return []target{
+	var list []target
+	for _, t := range []target{
 		{"linux", "amd64", false}, {"linux", "arm64", false}, {"darwin", "amd64", false}, {"darwin", "arm64", false},
 		{"linux", "amd64", true}, {"linux", "arm64", true},
+	} {
+		switch {
+		case r.quick && t != target{runtime.GOOS, runtime.GOARCH, false}:
+		case r.only != "" && !slices.Contains(strings.Split(r.only, ","), t.String()):
+		default:
+			list = append(list, t)
+		}
 	}
+	return list
 }
 
 // The programs, and those that have NVML in them if it is built in.
@@ -55,7 +62,14 @@ func (r *release) buildAll() error {
 	if !slices.Equal(found, programs) {
 		return fmt.Errorf("cmd holds %v, but a release is of %v: programs in build.go wants changing", found, programs)
 	}
+	if len(r.targets()) == 0 {
+		return fmt.Errorf("no platform of -only %s is one that is built", r.only)
+	}
 	for _, t := range r.targets() {
+		static := target{t.os, t.arch, false}
+		if t.nvml && r.bins[static] == "" {
+			return fmt.Errorf("%s takes its other programs from %s: name that too", t, static)
+		}
 		dir := filepath.Join(r.work, t.String())
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return err

@@ -33,6 +33,7 @@ func main() {
 	flag.StringVar(&o.out, "out", "dist", "write to `DIR`, which is replaced")
 	flag.StringVar(&o.version, "version", "", "`VERSION` to stamp, such as v1.2.0; by default from the tags of the commit")
 	flag.BoolVar(&o.quick, "quick", false, "only this machine's platform and no NVML: a check of the packaging in seconds")
+	flag.StringVar(&o.only, "only", "", "only these `PLATFORMS`, such as linux_amd64,linux_amd64_nvml")
 	check := flag.Bool("check", false, "build a second time from a copy of the tree, without caches, and compare every byte")
 	flag.Parse()
 	err := func() error {
@@ -52,6 +53,7 @@ func main() {
 
 type options struct {
 	root, out, version string
+	only               string // platforms, by comma; empty: all
 	quick              bool
 	goCache            string // empty: the user's
 }
