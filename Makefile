@@ -5,7 +5,7 @@ PROGRAMS := $(notdir $(wildcard cmd/*))
 export CGO_CFLAGS := -O2 -Wno-deprecated-declarations
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all $(PROGRAMS) demo test race lint bench coverage score fuzz vuln release release-quick release-check test-engines help clean
+.PHONY: all $(PROGRAMS) demo test race lint bench coverage score fuzz vuln release release-quick release-check test-packages test-engines help clean
 
 all: $(PROGRAMS) ## build bin/replay, bin/trace, ...
 
@@ -39,8 +39,9 @@ coverage: ## how often the intervals of a comparison hold the truth, about an ho
 	go run ./internal/stats/coverage
 
 FUZZTIME ?= 30s
-fuzz: ## each fuzz target for FUZZTIME
-	@set -e; for pkg in $$(go list ./...); do \
+FUZZPKGS ?= ./...
+fuzz: ## each fuzz target of FUZZPKGS for FUZZTIME
+	@set -e; for pkg in $$(go list $(FUZZPKGS)); do \
 	  for f in $$(go test -list '^Fuzz' $$pkg | grep ^Fuzz || true); do \
 	    echo "$$pkg $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x $$pkg; done; done
 
@@ -56,6 +57,9 @@ release-check: ## build the release twice, the second time from a clone without 
 
 vuln: ## known vulnerabilities in what is called, asked of vuln.go.dev
 	bash .ci/vuln
+
+test-packages: ## the .deb of dist/ in a fresh Debian: demo, units, removal (root)
+	bash packaging/test-install.sh
 
 test-engines: replay ## real vLLM, SGLang and llama.cpp, where they are installed
 	REPRISE_ENGINES=vllm,sglang,llamacpp go test -v -count 1 -timeout 60m -run 'Engine' ./cmd/replay ./cmd/capture
