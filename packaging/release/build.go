@@ -81,7 +81,32 @@ func (r *release) buildAll() error {
 		if err := checkBinaries(t, dir); err != nil {
 			return fmt.Errorf("%s: %w", t, err)
 		}
+		if err := r.start(t, dir); err != nil {
+			return fmt.Errorf("%s: %w", t, err)
+		}
 		r.bins[t] = dir
+	}
+	return nil
+}
+
+// start starts the programs that this machine can, most likely one without a
+// driver of GPUs, and checks what they say they are.
+func (r *release) start(t target, dir string) error {
+	if t.os != runtime.GOOS || t.arch != runtime.GOARCH {
+		return nil
+	}
+	for _, p := range programs {
+		out, err := exec.Command(filepath.Join(dir, p), "--version").CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%s --version: %w\n%s", p, err, out)
+		}
+		want := " static"
+		if slices.Contains(nvmlPrograms, p) {
+			want = map[bool]string{true: " cgo nvml", false: " static no-nvml"}[t.nvml]
+		}
+		if line := strings.TrimSpace(string(out)); !strings.HasPrefix(line, p+" "+r.stamp.version+" ") || !strings.HasSuffix(line, want) {
+			return fmt.Errorf("%s says it is %q", p, line)
+		}
 	}
 	return nil
 }
