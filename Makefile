@@ -5,7 +5,7 @@ PROGRAMS := $(notdir $(wildcard cmd/*))
 export CGO_CFLAGS := -O2 -Wno-deprecated-declarations
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all $(PROGRAMS) demo test race lint bench coverage score fuzz test-engines chaos test-deploy test-slurm help clean
+.PHONY: all $(PROGRAMS) demo test race lint bench coverage score fuzz vuln release release-quick release-check test-packages test-engines chaos test-deploy test-slurm help clean
 
 all: $(PROGRAMS) ## build bin/replay, bin/trace, ...
 
@@ -39,10 +39,27 @@ coverage: ## how often the intervals of a comparison hold the truth, about an ho
 	go run ./internal/stats/coverage
 
 FUZZTIME ?= 30s
-fuzz: ## each fuzz target for FUZZTIME
-	@set -e; for pkg in $$(go list ./...); do \
+FUZZPKGS ?= ./...
+fuzz: ## each fuzz target of FUZZPKGS for FUZZTIME
+	@set -e; for pkg in $$(go list $(FUZZPKGS)); do \
 	  for f in $$(go test -list '^Fuzz' $$pkg | grep ^Fuzz || true); do \
 	    echo "$$pkg $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x $$pkg; done; done
+
+RELEASE := cd packaging/release && go run . -root ../.. -out ../../dist
+release: ## dist/: binaries, packages, container image, bill of materials, checksums
+	$(RELEASE) $(if $(VERSION),-version $(VERSION))
+
+release-quick: ## the same for this machine alone, in a minute
+	$(RELEASE) -quick
+
+release-check: ## build the release twice, the second time from a clone without caches, and compare
+	$(RELEASE) -check
+
+vuln: ## known vulnerabilities in what is called, asked of vuln.go.dev
+	bash .ci/vuln
+
+test-packages: ## the .deb of dist/ in a fresh Debian: demo, units, removal (root)
+	bash packaging/test-install.sh
 
 test-engines: replay ## real vLLM, SGLang and llama.cpp, where they are installed
 	REPRISE_ENGINES=vllm,sglang,llamacpp go test -v -count 1 -timeout 60m -run 'Engine' ./cmd/replay ./cmd/capture
@@ -61,4 +78,4 @@ help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
 
 clean:
-	rm -rf bin run-demo
+	rm -rf bin dist run-demo

@@ -7,12 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"strings"
 	"time"
 
 	"reprise/backends"
 	"reprise/gpu/findings"
+	"reprise/internal/build"
 	"reprise/internal/metrics"
 	"reprise/internal/wire"
 	"reprise/traceformat"
@@ -128,26 +128,16 @@ func (p *Plan) ref() PlanRef {
 
 // NewManifest describes a run that is about to start.
 func NewManifest(program string, args []string, p *Plan, trace string, s Server) *Manifest {
+	b := build.Read()
 	m := &Manifest{
 		Version: ManifestVersion, State: StateRunning, Args: args, Options: p.Options,
 		Trace: TraceRef{Name: filepath.Base(trace), Rows: p.Read, Header: p.Header},
 		Plan:  p.ref(), Server: s, Host: thisHost(),
-		Program: Program{Name: program, Version: "unknown", Go: runtime.Version()},
+		Program: Program{Name: program, Version: b.Version, Revision: b.Revision, Modified: b.Modified, Go: b.Go},
 		Words:   p.Words,
 	}
 	if p.Words != nil {
 		m.Warnings = append(m.Warnings, p.Words.Warnings...)
-	}
-	if b, ok := debug.ReadBuildInfo(); ok {
-		m.Program.Version = b.Main.Version
-		for _, s := range b.Settings {
-			switch s.Key {
-			case "vcs.revision":
-				m.Program.Revision = s.Value
-			case "vcs.modified":
-				m.Program.Modified = s.Value == "true"
-			}
-		}
 	}
 	return m
 }

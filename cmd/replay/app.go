@@ -5,6 +5,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"reprise/gpu/nvml"
+	icli "reprise/internal/cli"
 	"reprise/internal/metrics"
 	"reprise/replay"
 )
@@ -12,6 +14,7 @@ import (
 func app() *cli.App {
 	a := &cli.App{
 		Name:      "replay",
+		Metadata:  map[string]any{icli.NVML: nvml.Built},
 		Usage:     "play a trace against a serving engine and measure it",
 		UsageText: "replay TRACE [--backend NAME[=URL]] [-o DIR] [flags]",
 		Description: `

@@ -14,6 +14,7 @@ import (
 
 	ucli "github.com/urfave/cli/v2"
 
+	"reprise/internal/build"
 	"reprise/internal/cli"
 	"reprise/internal/metrics"
 	"reprise/internal/units"
@@ -324,17 +325,6 @@ func began(s *report.Shard) string {
 
 // program is what run.json says of this one.
 func program() report.Program {
-	p := report.Program{Name: "report merge", Version: cli.Version()}
-	if b, ok := debug.ReadBuildInfo(); ok {
-		p.Go = b.GoVersion
-		for _, s := range b.Settings {
-			switch s.Key {
-			case "vcs.revision":
-				p.Revision = s.Value
-			case "vcs.modified":
-				p.Modified = s.Value == "true"
-			}
-		}
-	}
-	return p
+	b := build.Read()
+	return report.Program{Name: "report merge", Version: b.Version, Revision: b.Revision, Modified: b.Modified, Go: b.Go}
 }

@@ -21,6 +21,13 @@
 // the command line. Description is the text; from its line "Examples:" on it
 // is printed after the flags.
 //
+// # Manual and completion
+//
+// Every program writes its own: "replay --generate man", and bash, zsh or fish
+// for the completion of that shell. A completion asks the program at each TAB
+// ("replay --complete WORD..."), so that it knows what the parser knows. Both
+// flags stand first and are in no help text: packages call them, not people.
+//
 // # Output
 //
 // Data goes to the App's Writer, diagnostics to its ErrWriter. Actions return
@@ -33,11 +40,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
-	"runtime/debug"
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"reprise/internal/build"
 )
 
 // Exit statuses.
@@ -101,6 +108,14 @@ func run(app *cli.App, args []string, stdout io.Writer) error {
 	if len(args) == 0 {
 		args = []string{app.Name}
 	}
+	if len(args) > 1 {
+		switch args[1] {
+		case generateFlag:
+			return generate(app, args[2:], stdout)
+		case completeFlag:
+			return writeCompletions(app, args[2:], stdout)
+		}
+	}
 	p, err := parse(app, args[1:])
 	if err != nil {
 		return err
@@ -110,7 +125,7 @@ func run(app *cli.App, args []string, stdout io.Writer) error {
 		return err
 	}
 	if p.version {
-		_, err := fmt.Fprintf(stdout, "%s %s %s %s/%s\n", app.Name, Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		_, err := io.WriteString(stdout, versionLine(app))
 		return err
 	}
 	// What urfave/cli would print or decide on its own is switched off.
@@ -131,12 +146,40 @@ func quiet(c *cli.Command, onUsageError cli.OnUsageErrorFunc) {
 	}
 }
 
-// Version is the version of the running program, as the Go toolchain stamped
-// it: a tag, or a pseudo-version with commit and "+dirty".
-func Version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "(devel)"
+// Version is the version of the running program: a tag, or a pseudo-version with
+// commit and "+dirty".
+func Version() string { return build.Read().Version }
+
+// NVML is the key of [cli.App] Metadata that says whether a program which may
+// have NVML in it has.
+const NVML = "nvml"
+
+// versionLine is what --version prints: program, version, commit, toolchain,
+// platform, and what kind of build it is.
+func versionLine(app *cli.App) string {
+	b := build.Read()
+	words := []string{app.Name, b.Version}
+	var commit []string
+	if b.Revision != "" {
+		commit = append(commit, "commit "+b.Revision[:min(12, len(b.Revision))])
 	}
-	return info.Main.Version
+	if b.Date != "" {
+		commit = append(commit, b.Date)
+	}
+	if b.Modified {
+		commit = append(commit, "modified")
+	}
+	if len(commit) > 0 {
+		words = append(words, "("+strings.Join(commit, ", ")+")")
+	}
+	words = append(words, b.Go, b.Platform)
+	if b.Cgo {
+		words = append(words, "cgo")
+	} else {
+		words = append(words, "static")
+	}
+	if has, ok := app.Metadata[NVML].(bool); ok {
+		words = append(words, map[bool]string{true: "nvml", false: "no-nvml"}[has])
+	}
+	return strings.Join(words, " ") + "\n"
 }

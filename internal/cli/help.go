@@ -28,28 +28,19 @@ func help(app *cli.App, path []*cli.Command) string {
 		name += " " + c.Name
 		form, about, description, flags, subs = c.UsageText, c.Usage, c.Description, c.Flags, c.Subcommands
 	}
-	if form == "" {
-		form = name + " [flags]"
-		if len(subs) > 0 {
-			form = name + " COMMAND [flags]"
-		}
+	if form == "" && len(subs) > 0 {
+		form = name + " COMMAND [flags]"
 	}
-	text, after := strings.TrimSpace(description), ""
-	if i := strings.Index("\n"+text, "\nExamples:\n"); i >= 0 {
-		text, after = strings.TrimSpace(text[:i]), text[i:]
-	}
-	if text == "" {
-		text = about
-	}
+	d := describe(name, form, about, description)
 	var b strings.Builder
-	for i, line := range strings.Split(strings.TrimSpace(form), "\n") {
+	for i, line := range d.form {
 		lead := "usage: "
 		if i > 0 {
 			lead = "       "
 		}
-		b.WriteString(lead + strings.TrimSpace(line) + "\n")
+		b.WriteString(lead + line + "\n")
 	}
-	b.WriteString("\n" + text + "\n")
+	b.WriteString("\n" + d.text + "\n")
 	if len(subs) > 0 {
 		var rows [][2]string
 		for _, c := range subs {
@@ -66,10 +57,10 @@ func help(app *cli.App, path []*cli.Command) string {
 		}
 	}
 	section(&b, "Flags", rows)
-	if after = strings.TrimSpace(after); after != "" {
+	if after := strings.TrimSpace(d.after); after != "" {
 		b.WriteString("\n" + after + "\n")
 	}
-	if !strings.Contains(after, "Exit status") {
+	if !strings.Contains(d.after, "Exit status") {
 		b.WriteString("\n" + defaultExit + "\n")
 	}
 	return b.String()
