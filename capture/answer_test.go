@@ -479,3 +479,33 @@ func TestDecodersEnd(t *testing.T) {
 		t.Errorf("%d goroutines before, %d after", before, after)
 	}
 }
+
+// TestMispaired: what was said of somebody else's answer is not in the row, and
+// what the prompt says is.
+func TestMispaired(t *testing.T) {
+	r, s := newTest(t, Options{})
+	x := r.Begin(epoch, Conn{})
+	x.RequestHead(epoch, "POST", "/v1/chat/completions", nil)
+	x.RequestBody(epoch, []byte(`{"messages":[{"role":"user","content":"hi"}],"max_tokens":7,"stream":true}`))
+	x.RequestEnd(epoch)
+	x.ResponseHead(epoch+1e9, 200, func(name string) string { return map[string]string{"content-type": "text/event-stream"}[name] })
+	x.ResponseBody(epoch+2e9, []byte(`data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":1}}`+"\n\n"))
+	x.Mispaired(epoch + 3e9)
+	x.ResponseEnd(epoch + 4e9) // does nothing any more
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if len(s.rows) != 1 {
+		t.Fatalf("%d rows", len(s.rows))
+	}
+	row := s.rows[0]
+	if row.Result != traceformat.ResultTruncated || row.MaxTokens.V != 7 || !row.Session.OK {
+		t.Errorf("what the request said is lost: %s", row.AppendJSON(nil))
+	}
+	if row.Status.OK || row.TTFT.OK || row.PromptTokens.OK || row.OutputTokens.OK || row.FinishReason != "" || len(row.ChunkTimes) > 0 {
+		t.Errorf("something of the answer is kept: %s", row.AppendJSON(nil))
+	}
+	if n := r.Held(); n != 0 {
+		t.Errorf("%d bytes of the budget not given back", n)
+	}
+}

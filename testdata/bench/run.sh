@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The figures of docs/measurements.md, side by side in one run:
 #
-#   bash testdata/bench/run.sh [SECTION...]      all but peers: about ten minutes
+#   bash testdata/bench/run.sh [SECTION...]      all but peers, proxy and soak: about ten minutes
 #
-# Sections: machine format timers rate fidelity burst telemetry events streams memory azure logs packets peers proxy.
+# Sections: machine format timers rate fidelity burst telemetry events streams memory azure logs packets peers proxy soak.
 # `peers` installs other load generators into REPRISE_CACHE (~/.cache/reprise) and
 # plays the same traces with them. ROUNDS (2) and SECONDS_EACH (10) shorten or
 # lengthen. A quiet machine is wanted: the load is printed so that a busy one shows.
@@ -68,6 +68,12 @@ telemetry() { title telemetry "send error with and without watching the engine";
 streams() { title streams "memory of a stream in flight and of a finished request"; play streams; }
 memory() { title memory "over a trace of 10 million rows"; play memory; }
 proxy() { title proxy "the recording proxy beside nginx: delay, requests/s, memory of a stream"; bash testdata/bench/proxy.sh; }
+soak() {
+  title soak "20,000 open streams, live, for SOAK_FOR (30m) of real time; memory each minute; takes root"
+  go build -trimpath -o "$out" ./cmd/capture ./capture/packet/soak
+  "$out/soak" -capture "$out/capture" -for "${SOAK_FOR:-30m}"
+}
+
 peers() { title peers "other load generators, the same traces"; play peers; }
 
 azure() {
@@ -108,9 +114,9 @@ packets() {
 
 failed=
 for section in "$@"; do
-  case " $all peers proxy " in
+  case " $all peers proxy soak " in
   *" $section "*) "$section" || { echo "$section failed"; failed=1; } ;;
-  *) echo "no section $section; there are: $all peers proxy" >&2; exit 2 ;;
+  *) echo "no section $section; there are: $all peers proxy soak" >&2; exit 2 ;;
   esac
 done
 [ -z "$failed" ]

@@ -60,6 +60,11 @@ func Open(o Options) (*Socket, error) {
 			defer runtime.KeepAlive(raw)
 			return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &prog)
 		}},
+		{"stamping packets as they come in", func() error {
+			// Else the kernel stamps a packet when it looks at it for this socket,
+			// which on a busy host is later than when the packet came.
+			return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)
+		}},
 		{"TPACKET_V3", func() error {
 			return unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VERSION, unix.TPACKET_V3)
 		}},

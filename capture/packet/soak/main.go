@@ -40,7 +40,7 @@ func main() {
 func run() error {
 	program := flag.String("capture", "bin/capture", "the capture `PROGRAM`")
 	streams := flag.Int("streams", 20000, "`N` answers open at a time")
-	rate := flag.Int("rate", 4000, "`N` events a second, of all streams")
+	rate := flag.Int("rate", 4000, "`N` times a second some stream says something, mostly two events")
 	events := flag.Int("events", 60, "`N` events in an answer, then the stream asks again")
 	reorder := flag.Float64("reorder", 0.05, "`SHARE` of the packets that are late")
 	duration := flag.Duration("for", 30*time.Minute, "`TIME` to go on")
@@ -87,7 +87,7 @@ func run() error {
 	}
 	began := time.Now()
 	s := &soak{wire: w, list: make([]*stream, *streams), events: *events, reorder: *reorder, rng: rand.New(rand.NewPCG(1, 1))}
-	fmt.Printf("%d streams, %d events/s, %d events an answer, %.0f %% out of order\n\n| minutes | resident MB | most so far | CPU s | requests | events |\n|---|---|---|---|---|---|\n",
+	fmt.Printf("%d streams, %d turns/s of two events, %d events an answer, %.0f %% out of order\n\n| minutes | resident MB | most so far | CPU s | requests | events |\n|---|---|---|---|---|---|\n",
 		*streams, *rate, *events, 100**reorder)
 	report := began
 	tick := time.NewTicker(10 * time.Millisecond)

@@ -7,6 +7,11 @@
 // handed on as they come and never held. A request is only ever paired with an
 // answer that is certainly its own: where packets are missing, offsets and
 // acknowledgements of TCP decide, and when they do not, the answer is dropped.
+//
+// A client that pipelines on a connection that is joined late is believed once
+// its requests and answers come out even (see trial). What no packet tells is a
+// client that has kept exactly one request ahead of the answers since before the
+// join, in step: it looks like one that does not pipeline, one answer off.
 package wirehttp
 
 import (
