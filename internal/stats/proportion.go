@@ -17,5 +17,13 @@ func Wilson(share, n, level float64) (lo, hi float64) {
 	z2 := z * z / n
 	centre := (share + z2/2) / (1 + z2)
 	half := z / (1 + z2) * math.Sqrt(share*(1-share)/n+z2/(4*n))
-	return max(0, centre-half), min(1, centre+half)
+	lo, hi = max(0, centre-half), min(1, centre+half)
+	// Rounding must not take away what no trial spoke against.
+	if share <= 0 {
+		lo = 0
+	}
+	if share >= 1 {
+		hi = 1
+	}
+	return lo, hi
 }
