@@ -434,7 +434,7 @@ func (b *drawer) costSection() html.Section {
 		if c.Counted == 0 {
 			continue
 		}
-		row := []html.Cell{{Text: s.label(c)}}
+		row := []html.Cell{{Text: s.unbroken(c)}}
 		for _, m := range ms {
 			row = append(row, estimate(m, c.Figures[m.Name]))
 		}
@@ -476,7 +476,7 @@ func (b *drawer) frontSection() html.Section {
 				place += ", " + n
 			}
 			if p.On || p.Near {
-				t.Rows = append(t.Rows, []html.Cell{{Text: s.label(p.cell)}, estimate(mx, p.cell.Figures[f.Throughput]), estimate(my, p.cell.Figures[f.Latency]), {Text: place, Chip: map[bool]string{true: "good", false: "plain"}[p.On]}})
+				t.Rows = append(t.Rows, []html.Cell{{Text: s.unbroken(p.cell)}, estimate(mx, p.cell.Figures[f.Throughput]), estimate(my, p.cell.Figures[f.Latency]), {Text: place, Chip: map[bool]string{true: "good", false: "plain"}[p.On]}})
 			}
 		}
 		for _, l := range []plot.Line{rest, near, front} {
@@ -622,11 +622,11 @@ func (b *drawer) interactionsSection() html.Section {
 	if len(figs) > 0 {
 		x.Blocks = append(x.Blocks, html.Block{Figures: figs})
 	}
-	t := &html.Table{Caption: "Pairs of factors", Head: []string{"factors", "figure", "p (Holm)", "effect of, between", "how much it changes", "95 % interval"}, Sorted: true}
+	t := &html.Table{Caption: "Pairs of factors", Head: []string{"factors", "figure", "p (Holm)", "effect of, between", "how much it changes, at 95 %"}, Sorted: true}
 	for i := range s.Interactions {
 		in := &s.Interactions[i]
 		m := &measures[measureAt(in.Measure)]
-		t.Rows = append(t.Rows, []html.Cell{{Text: in.A + " × " + in.B}, {Text: m.Title}, {Text: probability(in.PHolm)}, {Text: in.corner()}, {Text: m.change(in.Corner.V, in.Ratio)}, {Text: orDash(m.changeInterval(in.Corner, in.Ratio))}})
+		t.Rows = append(t.Rows, []html.Cell{{Text: in.A + " × " + in.B}, {Text: m.Title}, {Text: probability(in.PHolm)}, {Text: in.corner()}, {Text: m.change(in.Corner.V, in.Ratio), Sub: m.changeInterval(in.Corner, in.Ratio)}})
 	}
 	x.Blocks = append(x.Blocks, html.Block{Title: "All pairs", Table: t, Fold: len(t.Rows) > 16})
 	return x

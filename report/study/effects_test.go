@@ -1,6 +1,7 @@
 package study
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -297,5 +298,18 @@ func TestLoadFactor(t *testing.T) {
 		if got := loadFactor(c.factors); got != c.want {
 			t.Errorf("%d: factor %d, want %d", i, got, c.want)
 		}
+	}
+}
+
+// A cost model tells of the runs that it was not fitted to.
+func TestSimFitOfACostModel(t *testing.T) {
+	var x simulation
+	err := json.Unmarshal([]byte(`{"virtual": true, "simulation": {"fitted": {"version": 1, "fit": {"run": "a", "errors": [{"metric": "ttft", "quantile": 0.5, "error": 0.01}]},
+		"validations": [{"run": "b", "errors": [{"metric": "ttft", "quantile": 0.5, "error": 0.042}, {"metric": "e2e", "quantile": 0.9, "error": -0.07}]}]}}}`), &x)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := x.fit().describe(); s != "of another run, b: TTFT p50 +4.2 %, of another run, b: E2E p90 -7.0 %" && s != "of another run, b: TTFT p50 +4.2 %, of another run, b: E2E p90 -7 %" {
+		t.Errorf("%q", s)
 	}
 }

@@ -141,7 +141,7 @@ func (s *Study) recommendationSection() html.Section {
 		if c.Counted == 0 {
 			continue
 		}
-		row := []html.Cell{{Text: s.label(c)}}
+		row := []html.Cell{{Text: s.unbroken(c)}}
 		for _, a := range c.Met {
 			row = append(row, estimate(share, a.Share))
 			if a.Objective.Share > 0 {
@@ -194,7 +194,7 @@ func (s *Study) cellsSection() html.Section {
 			if c.Behind {
 				runs.Sub = "fell behind"
 			}
-			row := []html.Cell{{Text: s.label(c)}, runs}
+			row := []html.Cell{{Text: s.unbroken(c)}, runs}
 			for _, m := range ms {
 				row = append(row, estimate(m, c.Figures[m.Name]))
 			}
@@ -217,7 +217,7 @@ func (s *Study) repeatSection() html.Section {
 	cells := &html.Table{Caption: "What each cell is played with", Head: []string{"cell", "levels", "backend", "options", "flags", "trace", "requests a run", "their digest"}}
 	for i := range s.Cells {
 		c := &s.Cells[i]
-		cells.Rows = append(cells.Rows, []html.Cell{{Text: c.Name}, {Text: s.label(c)}, {Text: orDash(backend(c))}, {Text: orDash(strings.Join(c.Options, " "))}, {Text: orDash(strings.Join(c.Flags, " "))}, {Text: orDash(c.Trace)}, {Text: units.Count(c.Requests)}, {Text: orDash(fmt.Sprintf("%.16s", c.digest))}})
+		cells.Rows = append(cells.Rows, []html.Cell{{Text: c.Name}, {Text: s.unbroken(c)}, {Text: orDash(backend(c))}, {Text: orDash(strings.Join(c.Options, " "))}, {Text: orDash(strings.Join(c.Flags, " "))}, {Text: orDash(c.Trace)}, {Text: units.Count(c.Requests)}, {Text: orDash(fmt.Sprintf("%.16s", c.digest))}})
 	}
 	x.Blocks = append(x.Blocks, html.Block{Title: "Cells", Table: cells, Fold: true})
 	common, differing, by := s.configs()
@@ -268,7 +268,7 @@ func effectTable(caption string, effects []*Effect) *html.Table {
 		}
 	}
 	most := html.ForestScale(rels)
-	t := &html.Table{Caption: caption, Head: []string{"figure", "level", "change", "95 % interval", "p (Holm)", "verdict", "ratio, log scale"}}
+	t := &html.Table{Caption: caption, Head: []string{"figure", "level", "change, at 95 %", "p (Holm)", "verdict", "ratio, log scale"}}
 	for _, e := range effects {
 		m := &measures[measureAt(e.Measure)]
 		verdict, class := html.Cell{Text: said(e)}, "plain"
@@ -280,7 +280,7 @@ func effectTable(caption string, effects []*Effect) *html.Table {
 			class = "bad"
 			verdict.Chip = class
 		}
-		row := []html.Cell{{Text: m.Title}, {Text: e.Level}, {Text: m.change(e.Change.V, e.Ratio)}, {Text: orDash(m.changeInterval(e.Change, e.Ratio))}, {Text: probability(e.PHolm)}, verdict}
+		row := []html.Cell{{Text: m.Title}, {Text: e.Level}, {Text: m.change(e.Change.V, e.Ratio), Sub: m.changeInterval(e.Change, e.Ratio)}, {Text: probability(e.PHolm)}, verdict}
 		if e.Ratio && e.Change.V.OK {
 			row = append(row, html.Cell{SVG: html.Forest(e.Change, most, class)})
 		} else {

@@ -255,8 +255,23 @@ func (f *Factor) numbers() []float64 {
 
 // A simulation says that a run was of a model in place of an engine.
 type simulation struct {
-	Virtual bool            `json:"virtual"`
-	SimFit  json.RawMessage `json:"sim_fit"`
+	Virtual bool `json:"virtual"`
+	// SimFit is the error of the model's fit in any form; Simulation.Fitted the
+	// cost model as sim-fit wrote it, with how far off it was.
+	SimFit     json.RawMessage `json:"sim_fit"`
+	Simulation struct {
+		Fitted json.RawMessage `json:"fitted"`
+	} `json:"simulation"`
+}
+
+// fit is what there is of an error; nil if nothing is.
+func (s *simulation) fit() *SimFit {
+	for _, raw := range []json.RawMessage{s.SimFit, s.Simulation.Fitted} {
+		if len(raw) > 0 && string(raw) != "null" {
+			return newSimFit(raw)
+		}
+	}
+	return nil
 }
 
 // readSimulation takes from run.json what only a simulated run has.

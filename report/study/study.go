@@ -469,10 +469,10 @@ func (s *Study) simulated() {
 		if x.sim.Virtual || x.manifest.Server.Backend == "sim" {
 			sim++
 		}
-		if len(x.sim.SimFit) > 0 && string(x.sim.SimFit) != "null" {
-			key := string(x.sim.SimFit)
+		if f := x.sim.fit(); f != nil {
+			key := f.describe()
 			if fits[key] == nil {
-				fits[key] = newSimFit(x.sim.SimFit)
+				fits[key] = f
 				order = append(order, key)
 			}
 			if f := fits[key]; !slices.Contains(f.Cells, x.Cell) {

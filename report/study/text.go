@@ -349,17 +349,18 @@ func (p *FrontPoint) place() string {
 }
 
 func (s *Study) alternative(a Alternative) string {
-	text := fmt.Sprintf("%s, goodput %s", s.title(a.cell), measures[measureAt("goodput")].change(a.Goodput.V, true))
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s, goodput %s", s.title(a.cell), measures[measureAt("goodput")].change(a.Goodput.V, true))
 	if iv := measures[measureAt("goodput")].changeInterval(a.Goodput, true); iv != "" {
-		text += " (" + iv + ")"
+		text.WriteString(" (" + iv + ")")
 	}
 	for _, name := range []string{s.tail("ttft.p99", "ttft.p90"), "tokens_per_gpu_hour"} {
 		m := &measures[measureAt(name)]
 		if e, ok := a.cell.Figures[name]; ok {
-			text += fmt.Sprintf("; %s %s", m.Title, m.Format(e.V.V))
+			fmt.Fprintf(&text, "; %s %s", m.Title, m.Format(e.V.V))
 		}
 	}
-	return text
+	return text.String()
 }
 
 func (f *SimFit) describe() string {

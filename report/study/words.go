@@ -66,6 +66,11 @@ func (s *Study) label(c *Cell) string {
 	return strings.Join(parts, " · ")
 }
 
+// unbroken is the label for a page, which keeps it on one line in a narrow table.
+func (s *Study) unbroken(c *Cell) string {
+	return strings.ReplaceAll(s.label(c), " · ", "\u00a0·\u00a0")
+}
+
 // labels names what label writes.
 func (s *Study) labels() string {
 	var parts []string

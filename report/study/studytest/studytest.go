@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -51,9 +52,7 @@ const (
 func (e *Experiment) Write(t testing.TB, dir string) {
 	t.Helper()
 	plan := map[string]any{"version": 2, "repeats": e.Repeats, "seed": 7}
-	for k, v := range e.Plan {
-		plan[k] = v
-	}
+	maps.Copy(plan, e.Plan)
 	var cells, runs, states []map[string]any
 	for i := range e.Cells {
 		c := &e.Cells[i]
@@ -61,9 +60,7 @@ func (e *Experiment) Write(t testing.TB, dir string) {
 		if c.Factors != nil {
 			x["factors"] = c.Factors
 		}
-		for k, v := range c.Extra {
-			x[k] = v
-		}
+		maps.Copy(x, c.Extra)
 		cells = append(cells, x)
 	}
 	for r := range e.Repeats {
