@@ -35,7 +35,7 @@ score: ## models of the public traces beside the acceptance table and noise floo
 bench: ## the figures of docs/measurements.md, a few minutes
 	bash testdata/bench/run.sh
 
-coverage: ## how often the intervals of a comparison hold the truth, about an hour
+coverage: ## how often the intervals of a comparison hold the truth, 35 CPU minutes
 	go run ./internal/stats/coverage
 
 FUZZTIME ?= 30s

@@ -302,6 +302,11 @@ func (c *Comparison) pair(ctx context.Context, i int, nameA, nameB string, conf 
 	if j.work.Joined == 0 {
 		return fmt.Errorf("%s and %s have no request in common: they are not of one trace", nameA, nameB)
 	}
+	for i, name := range []string{nameA, nameB} {
+		if q := &j.sums[i].Requests; q.Measured > 0 && q.Unknown == q.Measured {
+			return fmt.Errorf("%s says what was asked and not what became of it: compare runs of it, as replay writes them", name)
+		}
+	}
 	c.A.Runs = append(c.A.Runs, fact(a, j.sums[0]))
 	c.B.Runs = append(c.B.Runs, fact(b, j.sums[1]))
 	c.Work = append(c.Work, j.work)
@@ -627,10 +632,7 @@ func (c *Comparison) doubts() {
 		}
 		c.warn("the energy counters of %s alone were read: tokens per joule are not compared", with)
 	}
-	a, b := c.A.Runs[0], c.B.Runs[0]
-	if a.Digest != "" && b.Digest != "" && a.Digest != b.Digest {
-		c.warn("the two sides were not played from one plan (%.12s and %.12s): trace, seed, speed or another flag differs", a.Digest, b.Digest)
-	}
+	c.doubtBuilds()
 	switch c.Repeats {
 	case 1:
 		c.warn("one run of each side: what differs from run to run is unknown, and may be more than these intervals; --repeat 5 would measure it")
@@ -652,6 +654,37 @@ func (c *Comparison) doubts() {
 			c.warn("pair %d: no request succeeded on both sides: there are no latencies to compare", i+1)
 		} else if f := w.FailedA + w.FailedB; f > 0 {
 			c.warn("pair %d: latencies are of the %d requests that succeeded on both sides; %d failed in %s alone, %d in %s alone", i+1, w.BothOK, w.FailedA, c.A.Name, w.FailedB, c.B.Name)
+		}
+	}
+}
+
+// doubtBuilds says where runs were not played from one plan, by one build of the
+// client, or, of one side, against one server.
+func (c *Comparison) doubtBuilds() {
+	first := c.A.Runs[0]
+	plan, build := false, false
+	for _, s := range []*Subject{&c.A, &c.B} {
+		server := ""
+		for i, r := range s.Runs {
+			if !plan && r.Digest != "" && first.Digest != "" && r.Digest != first.Digest {
+				plan = true
+				c.warn("%s and %s were not played from one plan (%.12s and %.12s): trace, seed, speed or another flag differs", first.Name, r.Name, first.Digest, r.Digest)
+			}
+			m := r.manifest
+			if m == nil {
+				continue
+			}
+			if f := first.manifest; !build && f != nil && (f.Program.Version != m.Program.Version || f.Program.Revision != m.Program.Revision) {
+				build = true
+				c.warn("%s and %s were played by two builds of the client (%s and %s): what differs may be the client's", first.Name, r.Name, f.Program.build(), m.Program.build())
+			}
+			switch is := m.Server.identity(); {
+			case i == 0 || server == "":
+				server = is
+			case is != "" && is != server:
+				c.warn("the repeats of %s are not of one server: %s was played against %s, and %s before", s.Name, r.Name, is, server)
+				server = is
+			}
 		}
 	}
 }

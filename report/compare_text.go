@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -73,6 +74,14 @@ func (c *Comparison) Headline() string {
 		}
 	}
 	name := c.B.Name
+	if !slices.ContainsFunc(c.Work, func(w Work) bool { return w.BothOK > 0 }) {
+		text := fmt.Sprintf("No request succeeded on both %s and %s, so that there are no latencies to compare.", c.A.Name, name)
+		if judged > 0 && len(better)+len(worse) > 0 {
+			better = append(better, worse...)
+			text += fmt.Sprintf(" They differ in %s.", enumerate(better))
+		}
+		return text
+	}
 	switch {
 	case judged == 0:
 		return "There is too little to judge by: no metric has an interval."

@@ -10,6 +10,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"reprise/traceformat"
 )
 
 // Three sides: the one that differs is found, the one that does not is not, and
@@ -114,6 +117,39 @@ func TestGateOfADeadServer(t *testing.T) {
 	}
 }
 
+// Nothing is said of sides without a success in common, and a trace that was
+// never played is refused.
+func TestCompareWithoutSuccesses(t *testing.T) {
+	dead := func(seed uint64) string {
+		return madeRun(t, shape{n: 300, seed: seed, factor: 1, fail: func(int) bool { return true }})
+	}
+	a := madeRun(t, shape{n: 300, seed: 1, factor: 1})
+	if h := comparison(t, []string{dead(2)}, []string{dead(3)}, CompareConfig{}).Headline(); h != "No request succeeded on both a and b, so that there are no latencies to compare." {
+		t.Errorf("both dead: %s", h)
+	}
+	if h := comparison(t, []string{a}, []string{dead(3)}, CompareConfig{}).Headline(); !strings.HasSuffix(h, "They differ in error_rate.") {
+		t.Errorf("one dead: %s", h)
+	}
+	path := filepath.Join(t.TempDir(), "trace.parquet")
+	w, err := traceformat.Create(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 300 {
+		r := &traceformat.Row{}
+		r.ID, r.Arrival = int64(i), time.Duration(i)*time.Millisecond
+		if err := w.Write(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Compare(t.Context(), Side{"a", []string{a}}, Side{"b", []string{path}}, CompareConfig{}); err == nil || !strings.Contains(err.Error(), path+" says what was asked") {
+		t.Errorf("err = %v", err)
+	}
+}
+
 func TestARunIsNotItsOwnRepeat(t *testing.T) {
 	a, b := madeRun(t, shape{n: 300, seed: 1, factor: 1}), madeRun(t, shape{n: 300, seed: 2, factor: 1})
 	for _, again := range []string{a, filepath.Dir(a) + "/./" + filepath.Base(a)} {
@@ -123,6 +159,43 @@ func TestARunIsNotItsOwnRepeat(t *testing.T) {
 	}
 	if _, err := AnalyseRepeats(t.Context(), Side{"a", []string{a, b, a}}, Config{}); err == nil || !strings.Contains(err.Error(), "twice") {
 		t.Errorf("err = %v", err)
+	}
+}
+
+// Runs of other plans, builds and engine versions are compared, and marked.
+func TestCompareDoubtsVersions(t *testing.T) {
+	run := func(seed uint64, digest, program, engine string) string {
+		path := madeRun(t, shape{n: 200, seed: seed, factor: 1})
+		text := fmt.Sprintf(`{"version":1,"state":"complete","program":{"version":%q,"revision":"0123456789abcdef"},"plan":{"digest":%q,"requests":200,"span_ns":10000000000},`+
+			`"server":{"backend":"vllm","info":{"version":%q,"model":"<b>m"}},"trace":{"name":"t"}}`, program, digest, engine)
+		if err := os.WriteFile(filepath.Join(filepath.Dir(path), "run.json"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return filepath.Dir(path)
+	}
+	a1, a2, b1 := run(1, "d", "v1", "0.32"), run(2, "d", "v1", "0.32"), run(3, "d", "v1", "0.33")
+	for _, tt := range []struct {
+		name  string
+		b2    string
+		wants []string
+		not   []string
+	}{
+		{"one of all", run(4, "d", "v1", "0.33"), nil, []string{"one plan", "two builds", "not of one server"}},
+		{"another plan", run(5, "e", "v1", "0.33"), []string{"not played from one plan"}, []string{"two builds", "not of one server"}},
+		{"another build", run(6, "d", "v2", "0.33"), []string{"two builds of the client (v1 0123456789ab and v2 0123456789ab)"}, []string{"one plan", "not of one server"}},
+		{"another engine", run(7, "d", "v1", "0.34"), []string{"the repeats of b are not of one server", "vllm 0.34 <b>m, and vllm 0.33 <b>m before"}, []string{"one plan", "two builds"}},
+	} {
+		all := strings.Join(comparison(t, []string{a1, a2}, []string{b1, tt.b2}, CompareConfig{}).Warnings, "\n")
+		for _, want := range tt.wants {
+			if !strings.Contains(all, want) {
+				t.Errorf("%s: no %q in\n%s", tt.name, want, all)
+			}
+		}
+		for _, not := range tt.not {
+			if strings.Contains(all, not) {
+				t.Errorf("%s: %q in\n%s", tt.name, not, all)
+			}
+		}
 	}
 }
 

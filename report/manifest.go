@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"reprise/internal/metrics"
@@ -106,6 +107,28 @@ type Server struct {
 	Client  string          `json:"client"`
 	Wire    *wire.Stats     `json:"wire,omitempty"`
 	Info    json.RawMessage `json:"info"`
+}
+
+// build names the build of a program.
+func (p *Program) build() string {
+	s := strings.TrimSpace(p.Version + " " + p.Revision[:min(len(p.Revision), 12)])
+	if p.Modified {
+		s += ", modified"
+	}
+	return s
+}
+
+// identity is what makes two servers the same kind: backend, engine version and
+// model, as far as they are known.
+func (s *Server) identity() string {
+	var info struct {
+		Version string `json:"version"`
+		Model   string `json:"model"`
+	}
+	if len(s.Info) > 0 && json.Unmarshal(s.Info, &info) != nil {
+		return s.Backend
+	}
+	return strings.TrimSpace(strings.Join(strings.Fields(s.Backend+" "+info.Version+" "+info.Model), " "))
 }
 
 // Stats say how the sending went.

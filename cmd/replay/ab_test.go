@@ -334,6 +334,36 @@ func TestSequenceGates(t *testing.T) {
 	}
 }
 
+// Three backends make one report: each is held against the first, p-values are
+// corrected together, and a gate may be for one side.
+func TestSequenceOfThree(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "out")
+	args := short("--limit", "40", "--backend", "a:sim", "--backend", "b:sim", "--backend", "c:sim", "-o", dir)
+	stdout, stderr, status := replayCommand(t, append(args, "--fail-if", "error_rate > 50%", "--fail-if", "c: error_rate > 40%")...)
+	if status != 0 && status != 3 || !strings.Contains(stdout, "A: a") || !strings.Contains(stdout, "C: c") || !strings.Contains(stdout, "b: error_rate > 50%") || strings.Contains(stdout, "b: error_rate > 40%") {
+		t.Errorf("status %d\n%s\n%s", status, stdout, stderr)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "report.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r struct {
+		Comparisons []struct {
+			Family int
+			B      struct{ Name string }
+			Gates  []struct{ Side string }
+		}
+	}
+	if err := json.Unmarshal(b, &r); err != nil || len(r.Comparisons) != 2 || r.Comparisons[1].Family != 2 || r.Comparisons[1].B.Name != "c" || len(r.Comparisons[0].Gates) != 1 || len(r.Comparisons[1].Gates) != 2 {
+		t.Errorf("%v %+v", err, r)
+	}
+	pages, err := filepath.Glob(filepath.Join(dir, "*.html"))
+	if err != nil || len(pages) != 1 {
+		t.Errorf("pages %q, %v", pages, err)
+	}
+}
+
 // Each run of a sequence can be repeated by itself: its manifest has the command.
 func TestSequenceRunsStandAlone(t *testing.T) {
 	t.Parallel()

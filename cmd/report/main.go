@@ -161,7 +161,8 @@ func common(runs []string) string {
 			name = name[:len(name)-1]
 		}
 	}
-	if name = strings.TrimRight(name, "/-_.0123456789"); name == "" {
+	// What two names share may end inside a character.
+	if name = strings.TrimRight(strings.ToValidUTF8(name, ""), "/-_.0123456789"); name == "" {
 		return fmt.Sprintf("%d runs", len(runs))
 	}
 	return name
