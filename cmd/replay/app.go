@@ -95,6 +95,6 @@ results are kept).`,
 			&cli.StringFlag{Name: "client", Value: "auto", Usage: "wire client: `auto|raw|std`"},
 		}, append(append(telemetryFlags(), syntheticFlag), sequenceFlags()...)...),
 		Action:   play,
-		Commands: []*cli.Command{selftestCommand(), agentCommand()},
+		Commands: []*cli.Command{selftestCommand(), agentCommand(), experimentCommand()},
 	}
 }

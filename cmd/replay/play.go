@@ -499,9 +499,9 @@ func connect(ctx context.Context, c *urfave.Context, e endpoint) (*server, error
 		if e.preset != "" {
 			conf.Options["preset"] = e.preset
 		}
-		o, err := sim.ParseOptions(conf.Options)
+		o, err := embeddedOptions(conf.Options)
 		if err != nil {
-			return nil, cli.Usagef("the presets are "+strings.Join(sim.Presets(), ", "), "sim: %w", err)
+			return nil, err
 		}
 		p, err := sim.Start(ctx, o)
 		if err != nil {
@@ -537,6 +537,15 @@ func connect(ctx context.Context, c *urfave.Context, e endpoint) (*server, error
 		s.header = append(s.header, wire.Field{Name: "Connection", Value: "close"})
 	}
 	return s, nil
+}
+
+// embeddedOptions reads the options of the embedded engine.
+func embeddedOptions(kv map[string]string) (sim.Options, error) {
+	o, err := sim.ParseOptions(kv)
+	if err != nil {
+		return o, cli.Usagef("the presets are "+strings.Join(sim.Presets(), ", "), "sim: %w", err)
+	}
+	return o, nil
 }
 
 // dial makes the wire client of the run.
