@@ -67,6 +67,7 @@ results are kept).`,
 			&cli.StringFlag{Name: "rate", Usage: "requests a second of --arrival: `N`, or stages 5:30s,5..40:2m,40:1m"},
 			&cli.Float64Flag{Name: "scale-rate", Value: d.ScaleRate, Usage: "superpose `N` independent copies of the traffic"},
 			&cli.IntFlag{Name: "concurrency", Usage: "closed loop: `N` sessions at a time in place of arrivals"},
+			&cli.IntFlag{Name: "batch", Usage: "static batches: `N` requests of the trace as one, or at once where the server takes no lists of prompts, and the next batch when all are answered; --concurrency is then in batches"},
 			&cli.StringFlag{Name: "shard", Usage: "play part `i/n` of the run (i from 0)", DefaultText: "from a Kubernetes Indexed Job or a Slurm array"},
 			&cli.StringFlag{Name: "start-at", Usage: "first scheduled send at this `TIME` (RFC 3339)"},
 

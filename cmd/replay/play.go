@@ -238,6 +238,7 @@ func options(c *urfave.Context) (replay.Options, error) {
 	o.Spin = c.Duration("spin")
 	o.Sessions, o.Aborts = replay.SessionPolicy(c.String("sessions")), replay.AbortPolicy(c.String("aborts"))
 	o.ScaleRate, o.Concurrency = c.Float64("scale-rate"), c.Int("concurrency")
+	o.Batch = c.Int("batch")
 	var errs []error
 	var err error
 	if o.Arrival, err = replay.ParseArrival(c.String("arrival"), c.String("rate")); err != nil {
