@@ -6,6 +6,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -43,13 +44,18 @@ type Config struct {
 	// NAME, or by NAME=VALUE where the value has another meaning here. Each is a
 	// name, or a map of flags.
 	Aliases map[string]Alias `yaml:"aliases"`
+	// KVCacheTokens is how the engine is told the size of its KV cache, for the
+	// shared name kv-cache-tokens.
+	KVCacheTokens *TokenFlag `yaml:"kv_cache_tokens"`
 	// Refuse lists flags and aliases that this engine has not, with the reason.
-	Refuse       map[string]string `yaml:"refuse"`
-	Ready        Words             `yaml:"ready"`
-	ReadyTimeout Duration          `yaml:"ready_timeout"`
-	Stop         Words             `yaml:"stop"`
-	StopTimeout  Duration          `yaml:"stop_timeout"`
-	Expected     Duration          `yaml:"expected"` // from the start until it is ready
+	Refuse map[string]string `yaml:"refuse"`
+	// Ready are paths of the server that answer with 200 once it serves; what the
+	// kind of backend is known for unless said.
+	Ready        Words    `yaml:"ready"`
+	ReadyTimeout Duration `yaml:"ready_timeout"`
+	Stop         Words    `yaml:"stop"`
+	StopTimeout  Duration `yaml:"stop_timeout"`
+	Expected     Duration `yaml:"expected"` // from the start until it is ready
 }
 
 // Words are the words of a command: a list, or a line for the shell.
@@ -99,6 +105,17 @@ func (a Alias) MarshalYAML() (any, error) {
 	}
 	return a.Name, nil
 }
+
+// A TokenFlag is a flag that counts tokens, or blocks of as many as another flag
+// says.
+type TokenFlag struct {
+	Flag    string `yaml:"flag"`
+	Unit    string `yaml:"unit"`    // the flag with the tokens in a block; empty: it counts tokens
+	Default int    `yaml:"default"` // tokens in a block where that flag is not given
+}
+
+// kvCacheTokens is the name that experiments call the size of the KV cache by.
+const kvCacheTokens = "kv-cache-tokens"
 
 // A Duration is written as in 90s or 15m.
 type Duration time.Duration
@@ -168,6 +185,9 @@ func (c *Config) validate() error {
 		if _, err := flagOf(f); err != nil {
 			errs = append(errs, err)
 		}
+	}
+	if t := c.KVCacheTokens; t != nil && (t.Flag == "" || t.Unit != "" && t.Default < 1) {
+		errs = append(errs, errors.New("kv_cache_tokens: want flag, and with a unit the default of that"))
 	}
 	for name, a := range c.Aliases {
 		if a.Name == "" && a.Flags == nil {
@@ -244,7 +264,12 @@ func (c *Config) Resolve(given []Flag) ([]Flag, error) {
 		}
 	}
 	own(c.Flags)
+	tokens := ""
 	for _, f := range given {
+		if f.Name == kvCacheTokens && c.KVCacheTokens != nil {
+			tokens = f.Value
+			continue
+		}
 		for _, key := range []string{f.String(), f.Name} {
 			if why, no := c.Refuse[key]; no {
 				errs = append(errs, fmt.Errorf("%s: %s", key, why))
@@ -263,6 +288,22 @@ func (c *Config) Resolve(given []Flag) ([]Flag, error) {
 			errs = append(errs, fmt.Errorf("%s: there are %s", f, strings.Join(c.values(f.Name), ", ")))
 		default:
 			set(f)
+		}
+	}
+	if tokens != "" {
+		// The block's size is known once all flags are.
+		n, err := strconv.Atoi(tokens)
+		per := 1
+		if t := c.KVCacheTokens; t.Unit != "" {
+			per = t.Default
+			if i := slices.IndexFunc(flags, func(f Flag) bool { return f.Name == t.Unit }); i >= 0 {
+				per, _ = strconv.Atoi(flags[i].Value)
+			}
+		}
+		if err != nil || per < 1 || n < per {
+			errs = append(errs, fmt.Errorf("%s=%s: want a number of tokens, of at least one block", kvCacheTokens, tokens))
+		} else {
+			set(Flag{c.KVCacheTokens.Flag, strconv.Itoa(n / per)})
 		}
 	}
 	return flags, errors.Join(errs...)
@@ -293,8 +334,8 @@ func fill(s string, vars map[string]string) string {
 	})
 }
 
-// Spec is what starts the engine with those flags, which are its own names.
-// vars replace those of the file.
+// Spec is what starts the engine with those flags, which are its own names. A
+// flag that is called as one of vars sets that. vars replace those of the file.
 func (c *Config) Spec(flags []Flag, vars map[string]string) (*Spec, error) {
 	all := map[string]string{}
 	for k, v := range c.Vars {
@@ -306,8 +347,16 @@ func (c *Config) Spec(flags []Flag, vars map[string]string) (*Spec, error) {
 		}
 		all[k] = v
 	}
+	for _, f := range flags {
+		if _, ok := all[f.Name]; ok {
+			all[f.Name] = f.Value
+		}
+	}
 	var args []string
 	for _, f := range flags {
+		if _, ok := all[f.Name]; ok {
+			continue
+		}
 		switch v := fill(f.Value, all); v {
 		case "true":
 			args = append(args, "--"+f.Name)

@@ -20,6 +20,7 @@ aliases:
   kv=small: {num-gpu-blocks-override: 64, block-size: 16}
   kv=large: {}
   seqs: max-num-seqs
+kv_cache_tokens: {flag: num-gpu-blocks-override, unit: block-size, default: 16}
 refuse: {page-size: "it is called block-size"}
 `
 
@@ -51,7 +52,19 @@ func TestSpec(t *testing.T) {
 	if same.Env = map[string]string{"VLLM_MODEL": "another"}; s.Same(&same) {
 		t.Error("another environment is the same")
 	}
-	for _, f := range []Flag{{"kv", "huge"}, {"page-size", "1"}} {
+	for size, want := range map[string]string{"": "1024", "32": "512"} {
+		given := []Flag{{"kv-cache-tokens", "16384"}}
+		if size != "" {
+			given = append(given, Flag{"block-size", size})
+		}
+		if flags, err := c.Resolve(given); err != nil || !slices.Contains(flags, Flag{"num-gpu-blocks-override", want}) {
+			t.Errorf("16384 tokens in blocks of %q: %v, %v", size, flags, err)
+		}
+	}
+	if s, err := c.Spec([]Flag{{"model", "another"}}, nil); err != nil || s.Command[2] != "another" || len(s.Command) != 5 {
+		t.Errorf("a flag called as a var: %v, %v", s, err)
+	}
+	for _, f := range []Flag{{"kv", "huge"}, {"page-size", "1"}, {"kv-cache-tokens", "8"}, {"kv-cache-tokens", "much"}} {
 		if _, err := c.Resolve([]Flag{f}); err == nil {
 			t.Errorf("%s was taken", f)
 		}

@@ -229,7 +229,7 @@ func decode(raw yaml.MapSlice, v any) error {
 	if err != nil {
 		return err
 	}
-	return yaml.UnmarshalWithOptions(b, v, yaml.Strict())
+	return yaml.UnmarshalWithOptions(b, v, yaml.Strict(), yaml.UseOrderedMap())
 }
 
 // readRaw reads one file on top of what it extends. Its own mistakes are reported
