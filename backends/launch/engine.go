@@ -265,6 +265,28 @@ func ask(ctx context.Context, url string) error {
 	return nil
 }
 
+// answerTimeout bounds the question whether an engine that was ready still is.
+const answerTimeout = 5 * time.Second
+
+// Answers says whether the engine still answers: its process may be there, and
+// its server gone.
+func (e *Engine) Answers(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	return e.Exit() == "" && ask(ctx, strings.TrimRight(e.Spec.URL, "/")+e.Spec.Ready[0]) == nil
+}
+
+// Silent is the error of an engine whose server does not answer any more: that of
+// Died, if it is about to be gone.
+func (e *Engine) Silent() error {
+	select {
+	case <-e.gone:
+		return e.Died()
+	case <-time.After(time.Second):
+	}
+	return failure(e.LogPath, "the engine does not answer any more: %s", e.Spec.Ready[0])
+}
+
 // Gone is closed when the engine has ended, whoever ended it.
 func (e *Engine) Gone() <-chan struct{} { return e.gone }
 

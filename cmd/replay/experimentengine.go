@@ -56,7 +56,7 @@ type engineRecord struct {
 // begin sees to it that the engine of a cell is up.
 func (a *ab) begin(ctx context.Context, cell *experiment.Cell, dir string) (context.Context, func() error, error) {
 	m := &a.engines
-	if m.up != nil && (m.restart || m.up.Exit() != "" || !m.up.Spec.Same(cell.Launch)) {
+	if m.up != nil && (m.restart || !m.up.Spec.Same(cell.Launch) || !m.up.Answers(ctx)) {
 		if err := m.stop(); err != nil {
 			return nil, nil, err
 		}
@@ -94,8 +94,13 @@ func (a *ab) begin(ctx context.Context, cell *experiment.Cell, dir string) (cont
 		cancel(nil)
 		record.Info = m.info
 		var died error
-		if e.Exit() != "" {
+		switch {
+		case e.Exit() != "":
 			died = e.Died()
+		case ctx.Err() == nil && !e.Answers(ctx):
+			died = e.Silent()
+		}
+		if died != nil {
 			record.Error = died.Error()
 			end, err := e.Stop()
 			record.End, m.up = &end, nil
