@@ -34,13 +34,14 @@ func TestBatchDecoder(t *testing.T) {
 			i, ev, _ := d.Event([]byte(e))
 			got = append(got, fmt.Sprintf("%d:%d", i, ev.Tokens))
 		}
-		out := strings.Join(got, " ")
+		var out strings.Builder
+		out.WriteString(strings.Join(got, " "))
 		for i := range 2 {
 			r := d.Member(i).Result()
-			out += fmt.Sprintf(" | %d %d %s%s", r.PromptTokens.V, r.OutputTokens.V, r.FinishReason, r.Error)
+			out.WriteString(fmt.Sprintf(" | %d %d %s%s", r.PromptTokens.V, r.OutputTokens.V, r.FinishReason, r.Error))
 		}
-		if out != tt.want {
-			t.Errorf("%s: %s\nwant %s", name, out, tt.want)
+		if out.String() != tt.want {
+			t.Errorf("%s: %s\nwant %s", name, out.String(), tt.want)
 		}
 	}
 }

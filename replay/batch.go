@@ -63,7 +63,6 @@ type gatherer struct {
 	n       int
 	members []*exchange
 	calls   []*backends.Call
-	ids     [][]uint32
 }
 
 // add takes the exchange of a row, and the call that it makes of its own. It

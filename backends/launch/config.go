@@ -3,6 +3,7 @@ package launch
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -338,9 +339,7 @@ func fill(s string, vars map[string]string) string {
 // flag that is called as one of vars sets that. vars replace those of the file.
 func (c *Config) Spec(flags []Flag, vars map[string]string) (*Spec, error) {
 	all := map[string]string{}
-	for k, v := range c.Vars {
-		all[k] = v
-	}
+	maps.Copy(all, c.Vars)
 	for k, v := range vars {
 		if _, ok := all[k]; !ok {
 			return nil, fmt.Errorf("no var %q in the serving configuration", k)

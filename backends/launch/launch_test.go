@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -33,12 +34,7 @@ func TestMain(m *testing.M) {
 // serve is a fake engine. Its arguments say what is wrong with it.
 func serve(addr string) {
 	has := func(what string) bool {
-		for _, a := range os.Args[1:] {
-			if a == what {
-				return true
-			}
-		}
-		return false
+		return slices.Contains(os.Args[1:], what)
 	}
 	os.Unsetenv(fakeEnv)
 	if has("deaf") {

@@ -286,9 +286,7 @@ func planExperiment(c *urfave.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, port := range a.taken() {
-		p.Notes = append(p.Notes, port)
-	}
+	p.Notes = append(p.Notes, a.taken()...)
 	if c.Bool("json") {
 		return cli.WriteJSON(c.App.Writer, p)
 	}

@@ -3,6 +3,7 @@ package experiment
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
@@ -372,9 +373,7 @@ func (m *Matrix) cellEngine(c *Cell, b *BackendSpec, kind string, given []launch
 	options := map[string]string{}
 	own := given
 	if conf != nil {
-		for k, v := range conf.Options {
-			options[k] = v
-		}
+		maps.Copy(options, conf.Options)
 		var err error
 		if own, err = conf.Resolve(given); err != nil {
 			return fmt.Errorf("backend %s: %w", b.Name, err)
