@@ -1,11 +1,14 @@
 package replay
 
 import (
+	"fmt"
+	"io"
 	"sync/atomic"
 	"time"
 
 	"reprise/backends"
 	"reprise/internal/clock"
+	"reprise/internal/units"
 	"reprise/internal/wire"
 )
 
@@ -21,6 +24,26 @@ type BatchRecord struct {
 	// length is padding: generated, and no part of any figure.
 	Lengths       bool  `json:"answer_lengths_of_their_own"`
 	PaddingTokens int64 `json:"padding_tokens"`
+}
+
+// Render says in a line how batches were sent; of none it says nothing.
+func (b *BatchRecord) Render(w io.Writer) error {
+	if b == nil {
+		return nil
+	}
+	how := fmt.Sprintf("%d of them as one request", b.OneRequest)
+	switch b.OneRequest {
+	case b.Batches:
+		how = "each as one request"
+	case 0:
+		how = "each as so many requests at once"
+	}
+	padding := ""
+	if b.PaddingTokens > 0 {
+		padding = fmt.Sprintf("; %s padding tokens beyond the rows' own lengths", units.Count(b.PaddingTokens))
+	}
+	_, err := fmt.Fprintf(w, "\nstatic batches of %d: %s, %s%s\n", b.Size, units.Count(b.Batches), how, padding)
+	return err
 }
 
 // batching is how a run makes batches.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 
 	"reprise/internal/cli"
 	"reprise/replay/experiment"
@@ -47,7 +48,8 @@ func pair(p *experiment.Plan) (x, y *experiment.Cell) {
 			active = append(active, &p.Cells[i])
 		}
 	}
-	if len(active) != 2 || active[0].Work != active[1].Work {
+	// The digest is of the trace's part alone: flags shape the load and the prompts.
+	if len(active) != 2 || active[0].Work != active[1].Work || !slices.Equal(active[0].Flags, active[1].Flags) {
 		return nil, nil
 	}
 	return active[0], active[1]

@@ -210,6 +210,9 @@ func show(c *urfave.Context, s *metrics.Summary, m *replay.Manifest, dir *replay
 	if err := m.Cache.Render(c.App.Writer, cli.Columns(c.App.Writer, 88)); err != nil {
 		return err
 	}
+	if err := m.Stats.Batch.Render(c.App.Writer); err != nil {
+		return err
+	}
 	if err := m.Telemetry.Render(c.App.Writer, cli.Columns(c.App.Writer, 88)); err != nil {
 		return err
 	}
