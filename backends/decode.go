@@ -58,6 +58,11 @@ func (d *decoder) Event(data []byte) (Event, error) {
 	if c.Index < 0 || c.Index >= d.n {
 		return Event{}, d.bad("bad_event", fmt.Errorf("event of choice %d, where %d were asked for", c.Index, d.n))
 	}
+	return d.take(c), nil
+}
+
+// take counts what an event without an error adds to its choice.
+func (d *decoder) take(c *llmapi.Chunk) Event {
 	d.note(c)
 
 	native := c.Choices == 0 && (c.Content || c.TokenIDs.OK)
@@ -65,7 +70,7 @@ func (d *decoder) Event(data []byte) (Event, error) {
 		if c.Output.OK {
 			d.total = c.Output
 		}
-		return Event{Exact: true}, nil
+		return Event{Exact: true}
 	}
 	ch := d.choice(c.Index)
 	switch {
@@ -74,25 +79,25 @@ func (d *decoder) Event(data []byte) (Event, error) {
 		// has on top of the events did not come in this one.
 		ch.tokens, ch.exact = c.Output.V, true
 		if c.Content {
-			return Event{Tokens: 1}, nil
+			return Event{Tokens: 1}
 		}
-		return Event{Exact: true}, nil
+		return Event{Exact: true}
 	case c.Output.OK:
 		// Counts never go back in practice; if one does, the tokens that come
 		// again are not new.
 		n := max(c.Output.V-ch.tokens, 0)
 		ch.tokens, ch.exact = max(c.Output.V, ch.tokens), !ch.guessed
-		return Event{Tokens: int(n), Exact: ch.exact}, nil
+		return Event{Tokens: int(n), Exact: ch.exact}
 	case c.TokenIDs.OK && !native:
 		n := min(c.TokenIDs.V, math.MaxInt32-ch.tokens)
 		ch.tokens, ch.exact = ch.tokens+n, !ch.guessed
-		return Event{Tokens: int(n), Exact: ch.exact}, nil
+		return Event{Tokens: int(n), Exact: ch.exact}
 	case c.Content:
 		ch.guessed, ch.exact = true, false
 		ch.tokens += min(1, math.MaxInt32-ch.tokens)
-		return Event{Tokens: 1}, nil
+		return Event{Tokens: 1}
 	default: // a role, an empty delta, or a character that is not complete
-		return Event{Exact: !ch.guessed}, nil
+		return Event{Exact: !ch.guessed}
 	}
 }
 

@@ -41,6 +41,9 @@ type exchange struct {
 	abortTimer *time.Timer
 	children   []*turn // that wait for the answer
 	user       *user   // of a closed loop
+	batch      *batch  // what x carries, if it is no row itself
+	in         *batch  // that x is a member of
+	padding    int     // tokens beyond what was asked for, of a member
 	digest     int64
 	others     bool // another shard's: played against the model of the cache alone
 	implied    implied
@@ -203,7 +206,10 @@ func (x *exchange) drain(spare *[]byte, spareMarks *[]mark) {
 		}
 	}
 	*spare, *spareMarks = data, marks
-	if closed {
+	switch {
+	case closed && x.batch != nil:
+		x.finishBatch(stream)
+	case closed:
 		x.finish(stream)
 	}
 }
@@ -213,6 +219,10 @@ func (x *exchange) events(at time.Duration, b []byte) {
 	for data, ok := x.sse.Next(); ok; data, ok = x.sse.Next() {
 		if x.firstAny == 0 {
 			x.firstAny = at
+		}
+		if x.batch != nil {
+			x.batchEvent(at, data)
+			continue
 		}
 		ev, err := x.dec.Event(data)
 		if err != nil && x.decErr == nil {

@@ -58,6 +58,11 @@ type Options struct {
 	MaxClockError time.Duration `json:"max_clock_error_ns,omitempty"`
 	Concurrency   int           `json:"concurrency"` // closed loop: this many sessions at a time in place of arrivals
 
+	// Batch sends static batches of so many requests in place of arrivals:
+	// together, and the next when all of them are answered. 0: none. Concurrency
+	// is how many batches are under way at a time, 0 means 1.
+	Batch int `json:"batch,omitempty"`
+
 	TooLong Policy `json:"too_long"` // rows beyond the model's context
 	Missing Policy `json:"missing"`  // rows whose lengths are unknown: fail or skip
 	MaxLen  int    `json:"max_model_len"`
@@ -91,6 +96,18 @@ func Defaults() Options {
 		FirstTokenTimeout: 5 * time.Minute, IdleTimeout: 5 * time.Minute, TotalTimeout: time.Hour,
 		Grace: 30 * time.Second,
 	}
+}
+
+// maxBatch bounds Options.Batch: what a server takes as one request.
+const maxBatch = 4096
+
+// places is how many sessions or batches a closed loop plays at a time, 0 where
+// there is none.
+func (o *Options) places() int {
+	if o.Batch > 0 {
+		return max(1, o.Concurrency)
+	}
+	return o.Concurrency
 }
 
 // maxSpin bounds Options.Spin: no sleep is as late as that, and beyond it a
@@ -145,6 +162,20 @@ func (o *Options) Validate() error {
 	}
 	if o.Shard.Of > 1 && o.Concurrency > 0 {
 		bad("--shard divides a schedule, and --concurrency has none: give each process its share of the users")
+	}
+	if o.Batch < 0 || o.Batch > maxBatch {
+		bad("--batch is %d, want 1 to %d", o.Batch, maxBatch)
+	}
+	if o.Batch > 0 {
+		if o.Arrival.IsSet() || o.Speedup != 1 || o.ScaleRate != 1 {
+			bad("--batch has no arrivals, a batch follows the one before it: it goes without --arrival, --speedup and --scale-rate")
+		}
+		if o.Sessions != SessionsRecorded {
+			bad("--batch takes the rows as they come: it goes without --sessions %s", o.Sessions)
+		}
+		if o.MaxInFlight > 0 || o.Retries > 0 || o.Shard.Of > 1 {
+			bad("--batch goes without --max-in-flight, --retries and --shard: a batch is sent whole, once")
+		}
 	}
 	switch o.Aborts {
 	case AbortOff, AbortTime, AbortToken:

@@ -142,7 +142,7 @@ func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 		}
 	}
 
-	if o.Sessions != SessionsRecorded || o.Concurrency > 0 {
+	if o.Sessions != SessionsRecorded || o.Concurrency > 0 && o.Batch == 0 {
 		p.talks = newConversations()
 	}
 	var odd oddities
@@ -226,8 +226,8 @@ func NewPlan(src Source, o Options, t Target) (*Plan, error) {
 	if err := p.count(one, all); err != nil {
 		return nil, err
 	}
-	if o.Concurrency > 0 {
-		p.Connections = o.Concurrency
+	if n := o.places(); n > 0 {
+		p.Connections = n * max(1, o.Batch)
 	}
 	if o.MaxInFlight > 0 {
 		p.Connections = min(p.Connections, o.MaxInFlight)
@@ -295,7 +295,7 @@ func (p *Plan) Span() time.Duration {
 }
 
 // Waits reports whether sends depend on answers, so that Span is a guess.
-func (p *Plan) Waits() bool { return p.talks != nil }
+func (p *Plan) Waits() bool { return p.talks != nil || p.Options.Batch > 0 }
 
 // Warmup is the part of the run that is played but not measured, in run time.
 func (p *Plan) Warmup() time.Duration { return p.scale(p.Options.Warmup) }
@@ -618,8 +618,9 @@ const maxChoices = 128
 
 // abort decides whether and when the client of r hangs up.
 func (p *Plan) abort(r *traceformat.Row) abort {
-	// What this program's own interrupt cut short was no user's decision.
-	if r.Result != traceformat.ResultClientAbort || r.Error == timeoutErrors[interrupted] {
+	// What this program's own interrupt cut short was no user's decision, and
+	// nobody can leave a batch.
+	if p.Options.Batch > 0 || r.Result != traceformat.ResultClientAbort || r.Error == timeoutErrors[interrupted] {
 		return abort{}
 	}
 	switch p.Options.Aborts {

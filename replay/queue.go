@@ -48,7 +48,7 @@ func newQueue(wake func(), concurrency int) *queue {
 func (q *queue) push(x *exchange) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for !q.halted && (q.n == len(q.fixed) || q.n > 0 && q.bytes+len(x.req.Body) > aheadBytes) {
+	for !q.halted && (q.n == len(q.fixed) || q.n > 0 && q.bytes+x.size() > aheadBytes) {
 		q.room.Wait()
 	}
 	if q.halted {
@@ -56,7 +56,7 @@ func (q *queue) push(x *exchange) bool {
 	}
 	q.fixed[(q.first+q.n)%len(q.fixed)] = x
 	q.n++
-	q.bytes += len(x.req.Body)
+	q.bytes += x.size()
 	if q.n == 1 {
 		q.wake()
 	}
@@ -147,7 +147,7 @@ func (q *queue) next(start time.Duration) (x *exchange, at time.Duration, over b
 	q.fixed[q.first] = nil
 	q.first = (q.first + 1) % len(q.fixed)
 	q.n--
-	q.bytes -= len(x.req.Body)
+	q.bytes -= x.size()
 	q.room.Signal()
 	return x, at, false
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -77,6 +78,7 @@ type Stats struct {
 	// Clock is the comparison that a common start rests on; StartedAt is by the
 	// reference's clock.
 	Clock *wallclock.Check `json:"clock,omitempty"`
+	Batch *BatchRecord     `json:"batch,omitempty"` // of --batch
 
 	cache *cacheTally // for CacheRecord.Finish
 }
@@ -104,6 +106,7 @@ type run struct {
 	flying    sync.WaitGroup // exchanges that Record has not seen
 	queue     *queue
 	cache     *cacheTally
+	batching  *batching // nil unless batches are sent
 	waker     atomic.Pointer[alarm]
 	spareIdle int64         // connections idle when more were last asked for,
 	spareAt   time.Duration // and when
@@ -122,7 +125,10 @@ type run struct {
 // valid in any case.
 func (p *Plan) Run(ctx context.Context, c Config) (*Stats, error) {
 	r := &run{Config: c, plan: p, progress: c.Progress, records: make(chan *exchange, 1024), halted: make(chan struct{})}
-	r.queue = newQueue(r.wakePacer, p.Options.Concurrency)
+	r.queue = newQueue(r.wakePacer, p.Options.places())
+	if p.Options.Batch > 0 {
+		r.batching = newBatching(c.Backend)
+	}
 	r.halt = sync.OnceFunc(func() {
 		close(r.halted)
 		r.queue.halt()
@@ -206,6 +212,9 @@ func (p *Plan) Run(ctx context.Context, c Config) (*Stats, error) {
 	s, _ := r.progress.Snapshot()
 	stats.Sent, stats.Shed, stats.Peak, stats.Retries = s.Sent, s.Shed, s.Peak, s.Retries
 	stats.Unsent = p.Rows - s.Sent - s.Shed
+	if r.batching != nil {
+		stats.Batch = r.batching.record(p.Options.Batch)
+	}
 	stats.Interrupted = stats.Unsent > 0 || r.cut.Load()
 	if err := context.Cause(ctx); r.err == nil && err != nil {
 		r.err = err
@@ -219,6 +228,11 @@ const MaxWarm = 4096
 // prepare reads the trace and encodes what the schedule sends, in order.
 func (r *run) prepare() {
 	var e encoder
+	var batches *gatherer
+	if r.batching != nil {
+		batches = &gatherer{r: r, n: r.plan.Options.Batch}
+		defer batches.flush()
+	}
 	for it, err := range r.plan.allItems() {
 		if err != nil {
 			r.fail(err)
@@ -231,7 +245,14 @@ func (r *run) prepare() {
 			r.cache.sent(y)
 			continue
 		}
-		x := r.encode(&e, it.row.Clone(), it.lap, it.prompt, it.output, it.abort)
+		x, call := r.encode(&e, it.row.Clone(), it.lap, it.prompt, it.output, it.abort)
+		if batches != nil {
+			call.PromptIDs = slices.Clone(call.PromptIDs) // the encoder's, until the batch is encoded
+			if !batches.add(x, call) {
+				return
+			}
+			continue
+		}
 		x.reschedule(it.due)
 		x.shift = it.due - r.plan.scale(it.row.Arrival-r.plan.Base)
 		if r.plan.Options.Concurrency > 0 {
@@ -250,8 +271,9 @@ type encoder struct {
 	text textWriter
 }
 
-// encode makes the exchange of a row, which it keeps.
-func (r *run) encode(e *encoder, row *traceformat.Row, lap int32, prompt, output int, a abort) *exchange {
+// encode makes the exchange of a row, which it keeps. The call is what was
+// encoded; its prompt is the encoder's.
+func (r *run) encode(e *encoder, row *traceformat.Row, lap int32, prompt, output int, a abort) (*exchange, *backends.Call) {
 	x := &exchange{run: r, prompt: prompt, output: output, abort: a, source: row.Lap}
 	x.row.Request = row.Request
 	x.clip()
@@ -278,7 +300,7 @@ func (r *run) encode(e *encoder, row *traceformat.Row, lap int32, prompt, output
 		x.req.Header = append(x.req.Header, wire.Field{Name: name, Value: sessionID(&x.row)})
 	}
 	x.dec = r.Backend.NewDecoder(call)
-	return x
+	return x, call
 }
 
 // answered releases the turns that waited for x.
@@ -287,7 +309,7 @@ func (r *run) answered(x *exchange, at time.Duration) {
 		var e encoder
 		for _, t := range x.children {
 			// A turn is in the same round of the plan as what it continues.
-			y := r.encode(&e, t.row.Clone(), x.row.Lap-x.source+t.row.Lap, t.prompt, t.output, t.abort)
+			y, _ := r.encode(&e, t.row.Clone(), x.row.Lap-x.source+t.row.Lap, t.prompt, t.output, t.abort)
 			y.reschedule(r.plan.due(t, x.shift, at))
 			y.shift = x.shift
 			if y.user = x.user; y.user != nil {
@@ -298,6 +320,9 @@ func (r *run) answered(x *exchange, at time.Duration) {
 	}
 	if x.user != nil && x.user.open.Add(-1) == 0 {
 		r.queue.leave(at)
+	}
+	if x.in != nil {
+		x.in.leave(r.queue, at)
 	}
 }
 
@@ -339,6 +364,8 @@ func (r *run) pace() error {
 			if at -= r.plan.Options.Spin; clock.Now() < at {
 				a.SleepUntil(at)
 			}
+		case x.batch != nil:
+			r.launchBatch(x)
 		default:
 			r.launch(x)
 		}

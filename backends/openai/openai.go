@@ -47,7 +47,10 @@ type Backend struct {
 	engine     string // as shape was told
 }
 
-var _ backends.Backend = (*Backend)(nil)
+var (
+	_ backends.Backend = (*Backend)(nil)
+	_ backends.Batcher = (*Backend)(nil)
+)
 
 // New returns a Backend for the server of c. Its options overrule what Probe
 // would choose:
@@ -147,12 +150,28 @@ func (b *Backend) NewDecoder(c *backends.Call) backends.Decoder { return backend
 // Encode implements [backends.Backend]. The temperature is 0 where c has none;
 // several choices are then sampled at 1, as some servers refuse greedy ones.
 func (b *Backend) Encode(dst []byte, c *backends.Call) (path string, body []byte) {
+	return b.encode(dst, c, nil)
+}
+
+// Batches implements [backends.Batcher]. Only of vLLM and SGLang is it known that
+// they say which event is of which prompt, token by token.
+func (b *Backend) Batches() (ok, lengths bool) { return b.ids && b.continuous, false }
+
+// EncodeBatch implements [backends.Batcher].
+func (b *Backend) EncodeBatch(dst []byte, calls []*backends.Call) (path string, body []byte) {
+	return b.encode(dst, backends.LongestCall(calls), calls)
+}
+
+// encode encodes c, with the prompts of batch if there are any.
+func (b *Backend) encode(dst []byte, c *backends.Call, batch []*backends.Call) (path string, body []byte) {
 	dst = llmapi.AppendString(append(dst, `{"model":`...), b.model)
 	path = "/v1/completions"
 	switch {
 	case b.conf.Chat:
 		path = "/v1/chat/completions"
 		dst = append(llmapi.AppendString(append(dst, `,"messages":[{"role":"user","content":`...), c.Text), `}]`...)
+	case batch != nil:
+		dst = backends.AppendPrompts(append(dst, `,"prompt":`...), batch)
 	case b.ids:
 		dst = llmapi.AppendIDs(append(dst, `,"prompt":`...), c.PromptIDs)
 	default:

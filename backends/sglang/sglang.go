@@ -35,7 +35,10 @@ type Backend struct {
 	rid   bool // calls carry their ids
 }
 
-var _ backends.Backend = (*Backend)(nil)
+var (
+	_ backends.Backend = (*Backend)(nil)
+	_ backends.Batcher = (*Backend)(nil)
+)
 
 // New returns a Backend for the server of c. Its options are
 //
@@ -90,6 +93,20 @@ func (b *Backend) NewDecoder(c *backends.Call) backends.Decoder { return backend
 // Encode implements [backends.Backend]. The temperature is 0 where c has none.
 // Several choices are then sampled at 1, as greedy ones would be alike.
 func (b *Backend) Encode(dst []byte, c *backends.Call) (path string, body []byte) {
+	return b.encode(dst, c, nil)
+}
+
+// Batches implements [backends.Batcher]: /generate takes lists of prompts and of
+// sampling parameters, /v1/completions prompts alone.
+func (b *Backend) Batches() (ok, lengths bool) { return !b.conf.Chat, !b.v1 }
+
+// EncodeBatch implements [backends.Batcher].
+func (b *Backend) EncodeBatch(dst []byte, calls []*backends.Call) (path string, body []byte) {
+	return b.encode(dst, backends.LongestCall(calls), calls)
+}
+
+// encode encodes c, with the prompts of batch if there are any.
+func (b *Backend) encode(dst []byte, c *backends.Call, batch []*backends.Call) (path string, body []byte) {
 	t := c.Temperature.Or(0)
 	if c.N > 1 && t == 0 {
 		t = 1
@@ -98,23 +115,41 @@ func (b *Backend) Encode(dst []byte, c *backends.Call) (path string, body []byte
 		t = 0
 	}
 	if !b.v1 {
-		dst = llmapi.AppendIDs(append(dst, `{"input_ids":`...), c.PromptIDs)
-		dst = strconv.AppendInt(append(dst, `,"sampling_params":{"max_new_tokens":`...), int64(c.MaxTokens), 10)
-		dst = strconv.AppendInt(append(dst, `,"min_new_tokens":`...), int64(c.MaxTokens), 10)
-		dst = strconv.AppendFloat(append(dst, `,"ignore_eos":true,"temperature":`...), t, 'g', -1, 64)
-		if c.N > 1 {
-			dst = strconv.AppendInt(append(dst, `,"n":`...), int64(c.N), 10)
+		sampling := func(dst []byte, tokens int) []byte {
+			dst = strconv.AppendInt(append(dst, `{"max_new_tokens":`...), int64(tokens), 10)
+			dst = strconv.AppendInt(append(dst, `,"min_new_tokens":`...), int64(tokens), 10)
+			dst = strconv.AppendFloat(append(dst, `,"ignore_eos":true,"temperature":`...), t, 'g', -1, 64)
+			if c.N > 1 {
+				dst = strconv.AppendInt(append(dst, `,"n":`...), int64(c.N), 10)
+			}
+			return append(dst, '}')
 		}
-		dst = append(dst, '}')
+		dst = append(dst, `{"input_ids":`...)
+		if batch == nil {
+			dst = append(llmapi.AppendIDs(dst, c.PromptIDs), `,"sampling_params":`...)
+			dst = sampling(dst, c.MaxTokens)
+		} else {
+			dst = append(backends.AppendPrompts(dst, batch), `,"sampling_params":[`...)
+			for i, m := range batch {
+				if i > 0 {
+					dst = append(dst, ',')
+				}
+				dst = sampling(dst, m.MaxTokens)
+			}
+			dst = append(dst, ']')
+		}
 		if c.Stream {
 			dst = append(dst, `,"stream":true`...)
 		}
-		return "/generate", append(b.names(dst, c), '}')
+		return "/generate", append(b.names(dst, c, batch), '}')
 	}
 	dst = llmapi.AppendString(append(dst, `{"model":`...), b.model)
 	if b.conf.Chat {
 		path = "/v1/chat/completions"
 		dst = append(llmapi.AppendString(append(dst, `,"messages":[{"role":"user","content":`...), c.Text), `}]`...)
+	} else if batch != nil {
+		path = "/v1/completions"
+		dst = backends.AppendPrompts(append(dst, `,"prompt":`...), batch)
 	} else {
 		path = "/v1/completions"
 		dst = llmapi.AppendIDs(append(dst, `,"prompt":`...), c.PromptIDs)
@@ -128,13 +163,23 @@ func (b *Backend) Encode(dst []byte, c *backends.Call) (path string, body []byte
 	if c.Stream {
 		dst = append(dst, `,"stream":true,"stream_options":{"include_usage":true,"continuous_usage_stats":true}`...)
 	}
-	return path, append(b.names(dst, c), '}')
+	return path, append(b.names(dst, c, batch), '}')
 }
 
 // names appends what both interfaces call by one name.
-func (b *Backend) names(dst []byte, c *backends.Call) []byte {
-	// With several choices SGLang takes a list of ids, one for each.
-	if b.rid && c.ID != "" && c.N <= 1 {
+func (b *Backend) names(dst []byte, c *backends.Call, batch []*backends.Call) []byte {
+	switch {
+	case !b.rid || c.ID == "":
+	case len(batch) > 0:
+		dst = append(dst, `,"rid":[`...)
+		for i, m := range batch {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = llmapi.AppendString(dst, m.ID)
+		}
+		dst = append(dst, ']')
+	case c.N <= 1: // with several choices SGLang takes a list of ids, one for each
 		dst = llmapi.AppendString(append(dst, `,"rid":`...), c.ID)
 	}
 	if c.CacheSalt != "" {

@@ -188,3 +188,19 @@ func TestEngine(t *testing.T) {
 		backendtest.Engine(t, conf, b, i, backendtest.Dialect{Exact: true, OverlongStatus: map[bool]int{true: http.StatusBadRequest, false: http.StatusOK}[b.v1], Clocks: !b.v1})
 	}
 }
+
+// A batch on /generate has a length and an id for each prompt.
+func TestEncodeBatch(t *testing.T) {
+	b, err := New(backends.Config{URL: "http://127.0.0.1:30000", Options: map[string]string{"rid": "true"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, body := b.EncodeBatch(nil, []*backends.Call{{ID: "a", PromptIDs: []uint32{5, 6}, MaxTokens: 8, CacheSalt: "s"}, {ID: "b", PromptIDs: []uint32{7}, MaxTokens: 9}})
+	want := `{"input_ids":[[5,6],[7]],"sampling_params":[{"max_new_tokens":8,"min_new_tokens":8,"ignore_eos":true,"temperature":0},{"max_new_tokens":9,"min_new_tokens":9,"ignore_eos":true,"temperature":0}],"stream":true,"rid":["a","b"],"extra_key":"s"}`
+	if path != "/generate" || string(body) != want {
+		t.Errorf("EncodeBatch = %s %s\nwant %s", path, body, want)
+	}
+	if ok, lengths := b.Batches(); !ok || !lengths {
+		t.Errorf("Batches = %t, %t", ok, lengths)
+	}
+}

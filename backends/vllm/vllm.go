@@ -30,7 +30,10 @@ type Backend struct {
 	model string
 }
 
-var _ backends.Backend = (*Backend)(nil)
+var (
+	_ backends.Backend = (*Backend)(nil)
+	_ backends.Batcher = (*Backend)(nil)
+)
 
 // New returns a Backend for the server of c. There are no options.
 func New(c backends.Config) (*Backend, error) {
@@ -65,6 +68,20 @@ func (b *Backend) NewDecoder(c *backends.Call) backends.Decoder { return backend
 // kills vLLM on CPU when its prefill is chunked. vLLM refuses n > 1 at
 // temperature 0, so those are sampled at 1.
 func (b *Backend) Encode(dst []byte, c *backends.Call) (path string, body []byte) {
+	return b.encode(dst, c, nil)
+}
+
+// Batches implements [backends.Batcher]: /v1/completions takes a list of prompts,
+// and one length for all.
+func (b *Backend) Batches() (ok, lengths bool) { return !b.conf.Chat, false }
+
+// EncodeBatch implements [backends.Batcher].
+func (b *Backend) EncodeBatch(dst []byte, calls []*backends.Call) (path string, body []byte) {
+	return b.encode(dst, backends.LongestCall(calls), calls)
+}
+
+// encode encodes c, with the prompts of batch if there are any.
+func (b *Backend) encode(dst []byte, c *backends.Call, batch []*backends.Call) (path string, body []byte) {
 	dst = append(dst, '{')
 	if b.model != "" {
 		dst = append(llmapi.AppendString(append(dst, `"model":`...), b.model), ',')
@@ -74,6 +91,9 @@ func (b *Backend) Encode(dst []byte, c *backends.Call) (path string, body []byte
 		path = "/v1/chat/completions"
 		dst = append(dst, `"messages":[{"role":"user","content":`...)
 		dst = append(llmapi.AppendString(dst, c.Text), `}]`...)
+	case batch != nil:
+		path = "/v1/completions"
+		dst = backends.AppendPrompts(append(dst, `"prompt":`...), batch)
 	default:
 		path = "/v1/completions"
 		dst = llmapi.AppendIDs(append(dst, `"prompt":`...), c.PromptIDs)

@@ -214,3 +214,19 @@ func TestEngine(t *testing.T) {
 		backendtest.Engine(t, conf, b, i, backendtest.Dialect{Exact: true, OverlongStatus: http.StatusBadRequest})
 	}
 }
+
+// A batch has one length, the longest, as vLLM has one for all prompts.
+func TestEncodeBatch(t *testing.T) {
+	b, err := New(backends.Config{URL: "http://127.0.0.1:8000", Model: "m"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, body := b.EncodeBatch(nil, []*backends.Call{{PromptIDs: []uint32{5, 6}, MaxTokens: 8}, {PromptIDs: []uint32{7}, MaxTokens: 9, CacheSalt: "s"}})
+	want := `{"model":"m","prompt":[[5,6],[7]],"max_tokens":9,"min_tokens":9,"ignore_eos":true,"temperature":0,"stream":true,"stream_options":{"include_usage":true,"continuous_usage_stats":true}}`
+	if path != "/v1/completions" || string(body) != want {
+		t.Errorf("EncodeBatch = %s %s\nwant %s", path, body, want)
+	}
+	if ok, lengths := b.Batches(); !ok || lengths {
+		t.Errorf("Batches = %t, %t", ok, lengths)
+	}
+}

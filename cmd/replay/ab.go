@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,6 +48,8 @@ var (
 		"output", "force", "json", "quiet", "plan-only", "resume", "retries-runs", "cooldown", "before-run", "after-run", "hook-timeout",
 		"fail-if", "junit", "keep-unequal",
 	}
+	// What all servers of a sequence have to take, and so each run is told.
+	serverFlags = []string{"max-model-len", "max-prompt-len", "vocab-size", "min-token-id"}
 )
 
 // sequenced says whether the command line is one of several runs.
@@ -62,21 +65,39 @@ func sequenced(c *urfave.Context) bool {
 	return false
 }
 
-// An ab is the command line of several runs.
+// An ab is the command line of several runs, or the matrix of an experiment.
 type ab struct {
 	c         *urfave.Context
 	stderr    io.Writer
-	trace     string
-	options   replay.Options
+	trace     string         // of an A/B
+	options   replay.Options // likewise
 	cells     []experiment.Cell
 	endpoints map[string]endpoint // by cell
+	works     map[string]*work    // likewise
 	gates     []report.Gate
 	output    string
 	quiet     bool
 
+	retries               int // of runs that failed
+	repeats               int
+	seed                  uint64
+	cooldown, hookTimeout time.Duration
+	matrix                *experiment.Plan // what the plan says of a matrix beyond its cells; nil in an A/B
+	skipImpossible        bool             // leave out cells that cannot be
+	engines               engineHost
+
 	probed map[string]experiment.Target // of embedded engines, which do not change
 	seen   map[string]*server           // servers that are up all the time, by url
 	cache  string                       // --cache of the runs, where it was not given
+}
+
+// A work is what some cells play: a trace, and the flags of a run.
+type work struct {
+	c       *urfave.Context
+	trace   string
+	options replay.Options
+	source  replay.Source
+	flags   []string // "name=value" of all but what a cell or a server decides
 }
 
 // playSequence is the action of `replay TRACE --backend A --backend B`.
@@ -95,9 +116,19 @@ func playSequence(c *urfave.Context) error {
 		return err
 	}
 	defer closeSource()
-	if c.Bool("plan-only") {
-		return a.planOnly(source)
+	a.works = map[string]*work{}
+	one := &work{c: c, trace: a.trace, options: a.options, source: source, flags: a.flags(slices.Concat(ownFlags, planFlags, serverFlags))}
+	for _, cell := range a.cells {
+		a.works[cell.Name] = one
 	}
+	if c.Bool("plan-only") {
+		return a.planOnly()
+	}
+	return a.playAll(ctx, interrupts)
+}
+
+// playAll begins or goes on with the runs, and reports them.
+func (a *ab) playAll(ctx context.Context, interrupts *interrupts) error {
 	// From here the first interrupt ends the sequence, and the second what the
 	// first one waits for.
 	interrupts.note = "interrupted: requests in flight may end, then it stops; again to stop at once"
@@ -112,21 +143,25 @@ func playSequence(c *urfave.Context) error {
 		}
 	}()
 
-	folder, err := a.open(soft, source)
+	folder, err := a.open(soft)
 	if err != nil {
 		return err
 	}
 	defer folder.Close()
 	a.describe(folder)
 	err = (&experiment.Sequence{
-		Folder: folder, Retries: c.Int("retries-runs"), HookTimeout: c.Duration("hook-timeout"), Say: a.say,
+		Folder: folder, Retries: a.retries, HookTimeout: a.hookTimeout, Say: a.say,
 		Ready:  a.ready,
 		Narrow: a.narrow,
-		Same:   func(x, y experiment.Target) (bool, error) { return a.same(source, x, y) },
+		Same:   a.same,
+		Begin:  a.begin,
 		Play: func(sctx context.Context, p experiment.Progress, dir string) error {
 			return a.playRun(sctx, ctx, p, dir)
 		},
 	}).Run(soft, ctx)
+	if stop := a.engines.stop(); stop != nil {
+		a.say("warning: %v", stop)
+	}
 	if errors.Is(err, context.Canceled) {
 		s := folder.State
 		return &cli.Error{
@@ -139,6 +174,9 @@ func playSequence(c *urfave.Context) error {
 	}
 	if err != nil {
 		return err
+	}
+	if a.matrix != nil {
+		return a.finishExperiment(soft, folder)
 	}
 	return a.finish(soft, folder)
 }
@@ -197,6 +235,8 @@ func (a *ab) parse() error {
 	if c.String("junit") != "" && a.gates == nil {
 		return cli.Usagef("add --fail-if 'ttft.p99 > +5%'", "--junit writes gates, and there are none")
 	}
+	a.retries, a.repeats, a.seed = c.Int("retries-runs"), c.Int("repeat"), a.options.Seed
+	a.cooldown, a.hookTimeout = c.Duration("cooldown"), c.Duration("hook-timeout")
 	a.output = filepath.Clean(c.String("output"))
 	if c.String("output") == "" {
 		a.output = "ab-" + time.Now().Format("20060102-150405")
@@ -323,27 +363,83 @@ func (a *ab) names() string {
 }
 
 // plan makes the plan of the sequence for servers that take t.
-func (a *ab) plan(source replay.Source, t replay.Target) (*experiment.Plan, error) {
-	p, err := replay.NewPlan(source, a.options, t)
-	if err != nil {
-		return nil, explain(a.trace, err)
+func (a *ab) plan(t replay.Target) (*experiment.Plan, error) {
+	x := &experiment.Plan{}
+	if a.matrix != nil {
+		*x = *a.matrix
 	}
-	m := replay.NewManifest("replay", safeArgs(os.Args[1:]), p, a.trace, replay.Server{})
-	x := &experiment.Plan{
-		Version: experiment.Version, Program: m.Program, Created: time.Now().UTC(), Args: m.Args, Trace: m.Trace.Name, Work: p.Digest,
-		Target:   experiment.Target{MaxLen: p.MaxLen, MaxPrompt: p.MaxPrompt, VocabSize: int(p.Vocab.Low + p.Vocab.Size), MinID: int(p.Vocab.Low)},
-		Requests: p.Rows, Repeats: a.c.Int("repeat"), Seed: a.options.Seed, Cells: a.cells,
-		RunTime: p.Span() + runOverhead, RunBytes: runBytes(p),
-	}
-	if p.Waits() {
-		x.Notes = append(x.Notes, "sends wait for answers: the duration is a guess")
-	}
+	x.Version, x.Created, x.Repeats, x.Seed, x.Cells = experiment.Version, time.Now().UTC(), a.repeats, a.seed, slices.Clone(a.cells)
+	x.Args = safeArgs(os.Args[1:])
+	plans := map[*work]*replay.Plan{}
+	var first *replay.Plan
+	var waits bool
+	var runs int64
 	for i := range x.Cells {
-		x.Cells[i].URL = safeArgs([]string{x.Cells[i].URL})[0]
+		cell := &x.Cells[i]
+		cell.URL = safeArgs([]string{cell.URL})[0]
+		if cell.Skipped != "" {
+			continue
+		}
+		w := a.works[cell.Name]
+		p := plans[w]
+		if p == nil {
+			var err error
+			if p, err = replay.NewPlan(w.source, w.options, t); err != nil {
+				if err = a.impossible(cell, explain(w.trace, err)); err != nil {
+					return nil, err
+				}
+				continue
+			}
+			plans[w] = p
+		}
+		if first == nil {
+			first = p
+			x.Program = replay.NewManifest("replay", nil, p, w.trace, replay.Server{}).Program
+		}
+		if cell.Trace == "" {
+			cell.Trace = filepath.Base(w.trace)
+		}
+		cell.Work, cell.Requests, cell.RunTime, cell.RunBytes = p.Digest, p.Rows, p.Span()+runOverhead, runBytes(p)
+		waits = waits || p.Waits()
+		runs++
+		x.RunTime, x.RunBytes = x.RunTime+cell.RunTime, x.RunBytes+cell.RunBytes
 	}
-	x.SetFlags(safeArgs(a.flags(ownFlags)))
+	if first == nil {
+		return nil, errors.New("no cell can be played")
+	}
+	x.RunTime, x.RunBytes = x.RunTime/time.Duration(runs), x.RunBytes/runs
+	x.Trace, x.Work, x.Requests = common(x, func(c *experiment.Cell) string { return c.Trace }), common(x, func(c *experiment.Cell) string { return c.Work }), common(x, func(c *experiment.Cell) int64 { return c.Requests })
+	x.Target = experiment.Target{MaxLen: first.MaxLen, MaxPrompt: first.MaxPrompt, VocabSize: int(first.Vocab.Low + first.Vocab.Size), MinID: int(first.Vocab.Low)}
+	if a.matrix != nil {
+		// What one cell's flags say is not for the others.
+		x.Target.MaxLen, x.Target.MaxPrompt = t.MaxLen, t.MaxPrompt
+	}
+	if waits {
+		x.Notes = append(slices.Clip(x.Notes), "sends wait for answers: the duration is a guess")
+	}
+	var flags []string
+	if a.matrix == nil {
+		flags = safeArgs(a.flags(ownFlags))
+	}
+	x.SetFlags(flags)
 	x.Schedule()
 	return x, nil
+}
+
+// common is what all cells that are played have, or nothing.
+func common[T comparable](p *experiment.Plan, of func(*experiment.Cell) T) (v T) {
+	var none T
+	for i := range p.Cells {
+		c := &p.Cells[i]
+		switch {
+		case c.Skipped != "":
+		case v == none:
+			v = of(c)
+		case of(c) != v:
+			return none
+		}
+	}
+	return v
 }
 
 // What a run takes besides its span: to start, and for the last answers.
@@ -356,8 +452,8 @@ func runBytes(p *replay.Plan) int64 {
 }
 
 // planOnly prints what would be played. It asks no server.
-func (a *ab) planOnly(source replay.Source) error {
-	p, err := a.plan(source, replay.Target{MaxLen: a.options.MaxLen, VocabSize: a.options.VocabSize})
+func (a *ab) planOnly() error {
+	p, err := a.plan(replay.Target{MaxLen: a.options.MaxLen, VocabSize: a.options.VocabSize})
 	if err != nil {
 		return err
 	}
@@ -383,13 +479,13 @@ func (a *ab) planOnly(source replay.Source) error {
 		}
 		fmt.Fprintf(out, "  repeat %d: %s\n", block, strings.Join(names, ", "))
 	}
-	n := time.Duration(len(p.Runs))
+	took, bytes := p.Expected()
 	fmt.Fprintf(out, "\n%s of %s requests, about %s each, about %s in all", plural(len(p.Runs), "run"), units.Count(p.Requests),
-		units.About(p.RunTime), units.About(n*p.RunTime))
+		units.About(p.RunTime), units.About(took))
 	if slices.ContainsFunc(p.Cells, func(c experiment.Cell) bool { return c.Before+c.After != "" }) {
 		fmt.Fprint(out, " and what the commands around runs take")
 	}
-	fmt.Fprintf(out, "\nabout %s on disk\n", units.Bytes(int64(n)*p.RunBytes))
+	fmt.Fprintf(out, "\nabout %s on disk\n", units.Bytes(bytes))
 	for _, note := range p.Notes {
 		fmt.Fprintf(out, "note: %s\n", note)
 	}
@@ -414,11 +510,11 @@ func orDash(s string) string {
 
 // open begins an experiment, or goes on with the one that is in the directory.
 // Servers that are up are asked what they take before anything is written.
-func (a *ab) open(ctx context.Context, source replay.Source) (*experiment.Folder, error) {
+func (a *ab) open(ctx context.Context) (*experiment.Folder, error) {
 	old, err := experiment.ReadPlan(a.output)
 	switch {
 	case err == nil:
-		p, err := a.plan(source, planTarget(old.Target))
+		p, err := a.plan(planTarget(old.Target))
 		if err != nil {
 			return nil, err
 		}
@@ -447,7 +543,7 @@ func (a *ab) open(ctx context.Context, source replay.Source) (*experiment.Folder
 	if err := a.probe(ctx); err != nil {
 		return nil, err
 	}
-	p, err := a.plan(source, a.common())
+	p, err := a.plan(a.common())
 	if err != nil {
 		return nil, err
 	}
@@ -458,7 +554,12 @@ func (a *ab) open(ctx context.Context, source replay.Source) (*experiment.Folder
 }
 
 // again is the command that goes on.
-func (a *ab) again() string { return againIn(a.output, a.c.String("output") == "") }
+func (a *ab) again() string {
+	if a.matrix != nil {
+		return "replay experiment resume " + shellWord(a.output)
+	}
+	return againIn(a.output, a.c.String("output") == "")
+}
 
 // againIn is the command that goes on in a folder, which it may not have named.
 func againIn(output string, unnamed bool) string {
@@ -467,12 +568,20 @@ func againIn(output string, unnamed bool) string {
 		args = append(args, "-o", output)
 	}
 	for i, arg := range args {
-		if i > 0 && strings.ContainsFunc(arg, func(r rune) bool { return !strings.ContainsRune(plain, r) }) {
-			args[i] = "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
+		if i > 0 {
+			args[i] = shellWord(arg)
 		}
 	}
 	args[0] = filepath.Base(args[0])
 	return strings.Join(args, " ")
+}
+
+// shellWord is one word of a shell.
+func shellWord(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool { return !strings.ContainsRune(plain, r) }) {
+		return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	}
+	return s
 }
 
 // plain characters mean nothing to a shell.
@@ -484,7 +593,12 @@ func (a *ab) describe(f *experiment.Folder) {
 	if n := s.Count(experiment.Finished); n > 0 {
 		a.say("%s: %d of %d runs are done", a.output, n, len(s.Runs))
 	}
-	a.say("%s: %s, %s requests each, in %s", p.Trace, plural(len(p.Runs), "run"), units.Count(p.Requests), a.output)
+	if a.matrix == nil {
+		a.say("%s: %s, %s requests each, in %s", p.Trace, plural(len(p.Runs), "run"), units.Count(p.Requests), a.output)
+	} else {
+		took, bytes := p.Expected()
+		a.say("%s: %s, about %s and %s, in %s", cmp.Or(p.Title, "experiment"), plural(len(p.Runs), "run"), units.About(took), units.Bytes(bytes), a.output)
+	}
 	for _, n := range p.Notes {
 		a.say("note: %s", n)
 	}

@@ -49,7 +49,7 @@ func (a *ab) finish(ctx context.Context, f *experiment.Folder) error {
 	if err != nil {
 		return err
 	}
-	conf := report.CompareConfig{KeepUnequal: a.c.Bool("keep-unequal"), Seed: a.options.Seed, Charts: true, Config: report.Config{SLOs: slos}}
+	conf := report.CompareConfig{KeepUnequal: a.c.Bool("keep-unequal"), Seed: a.seed, Charts: true, Config: report.Config{SLOs: slos}}
 	var pairs [][2]report.Side
 	for _, cell := range f.Plan.Cells[1:] {
 		x, y := sides(f, f.Plan.Cells[0].Name, cell.Name)
@@ -117,8 +117,11 @@ func (a *ab) doubts(f *experiment.Folder) (out []string) {
 		plan, words string
 		low, size   uint32
 	}
-	var first work
-	var of string
+	type firstRun struct {
+		work
+		of string
+	}
+	first := map[string]firstRun{} // by what cells are to send
 	for i := range f.State.Runs {
 		r := &f.State.Runs[i]
 		if r.Status == experiment.Failed {
@@ -138,13 +141,14 @@ func (a *ab) doubts(f *experiment.Folder) (out []string) {
 		if m.Words != nil {
 			w.words = m.Words.Digest
 		}
-		switch {
-		case of == "":
-			first, of = w, r.Run.String()
-		case w.plan != first.plan:
-			out = append(out, fmt.Sprintf("%s did not send the requests of %s", r.Run, of))
-		case w != first:
-			out = append(out, fmt.Sprintf("%s did not send the prompts of %s: their tokens or words are others", r.Run, of))
+		key := f.Plan.Cell(r.Cell).Work
+		switch one, ok := first[key]; {
+		case !ok:
+			first[key] = firstRun{w, r.Run.String()}
+		case w.plan != one.plan:
+			out = append(out, fmt.Sprintf("%s did not send the requests of %s", r.Run, one.of))
+		case w != one.work:
+			out = append(out, fmt.Sprintf("%s did not send the prompts of %s: their tokens or words are others", r.Run, one.of))
 		}
 	}
 	return out

@@ -55,24 +55,58 @@ func givenFlags(c *urfave.Context, flags []urfave.Flag, without []string) (out [
 	return out
 }
 
-// probe asks the servers what they are that no command starts.
+// probe asks the servers what they are that nothing starts.
 func (a *ab) probe(ctx context.Context) error {
-	for _, cell := range a.cells {
-		if cell.Before != "" {
+	alike := map[string]experiment.Target{} // by what was asked
+	for i := range a.cells {
+		cell := &a.cells[i]
+		if cell.Before != "" || cell.Launch != nil || cell.Skipped != "" {
 			continue
 		}
 		e := a.endpoints[cell.Name]
-		srv, err := connect(ctx, a.c, e)
-		if err != nil {
-			return err
+		key := fmt.Sprintf("%q", append([]string{e.kind, e.url, e.preset}, e.options...))
+		t, asked := alike[key]
+		if !asked {
+			srv, err := connect(ctx, a.works[cell.Name].c, e)
+			if err != nil {
+				if err = a.impossible(cell, err); err != nil {
+					return err
+				}
+				continue
+			}
+			srv.stop()
+			t = targetOf(srv)
+			alike[key] = t
+			if !e.embedded() {
+				a.seen[e.url] = srv
+			}
 		}
-		srv.stop()
-		a.probed[cell.Name] = targetOf(srv)
-		if !e.embedded() {
-			a.seen[e.url] = srv
-		}
+		a.probed[cell.Name] = t
 	}
 	return nil
+}
+
+// impossible is what to do about a cell that cannot be: nothing, where the matrix
+// says that it may be left out, which is noted in the cell.
+func (a *ab) impossible(cell *experiment.Cell, err error) error {
+	if a.matrix == nil {
+		return err
+	}
+	if a.skipImpossible {
+		reason, _, _ := strings.Cut(err.Error(), "\n")
+		cell.Skipped = "impossible: " + reason
+		for i := range a.cells {
+			if a.cells[i].Name == cell.Name {
+				a.cells[i].Skipped = cell.Skipped
+			}
+		}
+		return nil
+	}
+	e := &cli.Error{Code: cli.Failed, Err: fmt.Errorf("cell %s: %w", cell.Name, err), Hint: "exclude it, or say impossible: skip"}
+	if own, ok := errors.AsType[*cli.Error](err); ok && own.Hint != "" {
+		e.Code, e.Hint = own.Code, own.Hint+"; or exclude the cell, or say impossible: skip"
+	}
+	return e
 }
 
 func targetOf(s *server) experiment.Target {
@@ -107,16 +141,17 @@ func (a *ab) narrow(x, y experiment.Target) experiment.Target {
 	}
 }
 
-// same says whether the requests planned for two targets are the same.
-func (a *ab) same(source replay.Source, x, y experiment.Target) (bool, error) {
+// same says whether the requests that a cell plans for two targets are the same.
+func (a *ab) same(cell *experiment.Cell, x, y experiment.Target) (bool, error) {
 	if x.VocabSize != y.VocabSize || x.MinID != y.MinID {
 		return false, nil
 	}
+	w := a.works[cell.Name]
 	var digests [2]string
 	for i, t := range []experiment.Target{x, y} {
-		p, err := replay.NewPlan(source, a.options, planTarget(t))
+		p, err := replay.NewPlan(w.source, w.options, planTarget(t))
 		if err != nil {
-			return false, &experiment.FatalError{Err: explain(a.trace, err)}
+			return false, &experiment.FatalError{Err: explain(w.trace, err)}
 		}
 		digests[i] = p.Digest
 	}
@@ -164,13 +199,13 @@ const idlePause = 250 * time.Millisecond
 // ready waits until the server of a cell answers and until it and all others
 // that are up have nothing to do.
 func (a *ab) ready(ctx context.Context, cell *experiment.Cell) (t experiment.Target, notes []string, err error) {
-	e := a.endpoints[cell.Name]
-	deadline := time.Now().Add(a.c.Duration("cooldown"))
+	e, c := a.endpoints[cell.Name], a.works[cell.Name].c
+	deadline := time.Now().Add(a.cooldown)
 	var srv *server
 	if e.embedded() {
 		t = a.probed[cell.Name]
 		if cell.Before != "" && t == (experiment.Target{}) {
-			if srv, err = connect(ctx, a.c, e); err != nil {
+			if srv, err = connect(ctx, c, e); err != nil {
 				return t, nil, err
 			}
 			srv.stop()
@@ -180,7 +215,7 @@ func (a *ab) ready(ctx context.Context, cell *experiment.Cell) (t experiment.Tar
 		}
 	} else {
 		for {
-			if srv, err = connect(ctx, a.c, e); err == nil {
+			if srv, err = connect(ctx, c, e); err == nil {
 				break
 			}
 			if own, ok := errors.AsType[*cli.Error](err); ok && own.Code == cli.Usage {
@@ -191,6 +226,7 @@ func (a *ab) ready(ctx context.Context, cell *experiment.Cell) (t experiment.Tar
 			}
 		}
 		t = targetOf(srv)
+		a.engines.info = srv.info
 	}
 	busy := []*server{}
 	if srv != nil {
@@ -210,7 +246,7 @@ func (a *ab) ready(ctx context.Context, cell *experiment.Cell) (t experiment.Tar
 			if err := context.Cause(ctx); err != nil {
 				return t, nil, err
 			}
-			note := fmt.Sprintf("%s was still busy after %v (--cooldown) when the run began", busy[0].name, a.c.Duration("cooldown"))
+			note := fmt.Sprintf("%s was still busy after %v (--cooldown) when the run began", busy[0].name, a.cooldown)
 			a.say("warning: %s", note)
 			return t, []string{note}, nil
 		}
@@ -285,12 +321,15 @@ func (p *part) show(v *replay.View) {
 func (a *ab) args(p experiment.Progress, dir string) []string {
 	args := []string{}
 	flag := func(name, value string) { args = append(args, "--"+name+"="+value) }
-	set := []string{"max-model-len", "max-prompt-len", "vocab-size", "min-token-id"}
-	for _, f := range a.flags(slices.Concat(ownFlags, planFlags, set)) {
+	w := a.works[p.Cell]
+	for _, f := range w.flags {
 		args = append(args, "--"+f)
 	}
 	e := a.endpoints[p.Cell]
+	i := slices.IndexFunc(a.cells, func(c experiment.Cell) bool { return c.Name == p.Cell })
 	switch {
+	case a.cells[i].Arg != "":
+		flag("backend", a.cells[i].Arg)
 	case e.preset != "":
 		flag("backend", e.kind+"="+e.preset)
 	default:
@@ -302,9 +341,10 @@ func (a *ab) args(p experiment.Progress, dir string) []string {
 	for _, kv := range e.options {
 		flag("option", kv)
 	}
+	own := []int{w.options.MaxLen, w.options.MaxPrompt, w.options.VocabSize, w.options.MinID}
 	for i, n := range []int{p.Target.MaxLen, p.Target.MaxPrompt, p.Target.VocabSize, p.Target.MinID} {
-		if n > 0 {
-			flag(set[i], strconv.Itoa(n))
+		if n = cmp.Or(own[i], n); n > 0 {
+			flag(serverFlags[i], strconv.Itoa(n))
 		}
 	}
 	if a.cache != "" {
@@ -314,8 +354,8 @@ func (a *ab) args(p experiment.Progress, dir string) []string {
 		flag("quiet", "true")
 	}
 	flag("output", dir)
-	if !a.c.IsSet("synthetic") {
-		args = append(args, "--", a.trace)
+	if !w.c.IsSet("synthetic") {
+		args = append(args, "--", w.trace)
 	}
 	return args
 }

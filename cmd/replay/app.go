@@ -44,7 +44,7 @@ Exit status is 0 if the run is done and faithful, 1 if it failed, 2 for a usage 
 results are kept).`,
 		Flags:    slices.Concat(runFlags(), sequenceFlags()),
 		Action:   play,
-		Commands: []*cli.Command{selftestCommand(), agentCommand(), kubernetesCommand()},
+		Commands: []*cli.Command{selftestCommand(), agentCommand(), experimentCommand(), kubernetesCommand()},
 	}
 	a.Commands = append(a.Commands, searchCommand(a.Flags))
 	return a
@@ -83,6 +83,7 @@ func runFlags() []cli.Flag {
 		&cli.StringFlag{Name: "rate", Usage: "requests a second of --arrival: `N`, or stages 5:30s,5..40:2m,40:1m"},
 		&cli.Float64Flag{Name: "scale-rate", Value: d.ScaleRate, Usage: "superpose `N` independent copies of the traffic"},
 		&cli.IntFlag{Name: "concurrency", Usage: "closed loop: `N` sessions at a time in place of arrivals"},
+		&cli.IntFlag{Name: "batch", Usage: "static batches: `N` requests of the trace as one, or at once where the server takes no lists of prompts, and the next batch when all are answered; --concurrency is then in batches"},
 		&cli.StringFlag{Name: "shard", Usage: "play part `i/n` of the run (i from 0)", DefaultText: "from a Kubernetes Indexed Job or a Slurm array"},
 
 		&cli.StringFlag{Name: "cache", Value: string(d.Cache), Usage: "the server's prefix cache at the start: `warm|cold|salt`; as it is, flushed, or kept apart by a salt (salt=NAME: by this one)"},

@@ -5,13 +5,16 @@ import (
 	"os"
 	"runtime"
 
+	"reprise/backends/launch"
 	"reprise/backends/sim"
 	"reprise/internal/cli"
 	"reprise/replay/selftest"
 )
 
 func main() {
-	// The embedded engine and the mock server are this binary again, as a child.
+	// The keeper of an engine, the embedded engine and the mock server are this
+	// binary again, as a child.
+	launch.MaybeKeep()
 	sim.MaybeServe()
 	selftest.MaybeServe()
 	// The pacer and the wire client sleep in the kernel. When they wake, the

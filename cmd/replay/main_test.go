@@ -12,12 +12,14 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"reprise/backends/launch"
 	"reprise/backends/sim"
 	"reprise/internal/wallclock"
 	"reprise/replay/selftest"
 )
 
 func TestMain(m *testing.M) {
+	launch.MaybeKeep()
 	sim.MaybeServe()
 	selftest.MaybeServe()
 	testscript.Main(m, map[string]func(){"replay": func() { setClock(); main() }})

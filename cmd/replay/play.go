@@ -223,6 +223,9 @@ func show(c *urfave.Context, s *metrics.Summary, m *replay.Manifest, dir *replay
 	if err := m.Cache.Render(c.App.Writer, cli.Columns(c.App.Writer, 88)); err != nil {
 		return err
 	}
+	if err := m.Stats.Batch.Render(c.App.Writer); err != nil {
+		return err
+	}
 	if err := m.Telemetry.Render(c.App.Writer, cli.Columns(c.App.Writer, 88)); err != nil {
 		return err
 	}
@@ -252,6 +255,7 @@ func options(c *urfave.Context) (replay.Options, error) {
 	o.SessionHeader = c.String("session-header")
 	o.Sessions, o.Aborts = replay.SessionPolicy(c.String("sessions")), replay.AbortPolicy(c.String("aborts"))
 	o.ScaleRate, o.Concurrency = c.Float64("scale-rate"), c.Int("concurrency")
+	o.Batch = c.Int("batch")
 	var errs []error
 	var err error
 	if o.Arrival, err = replay.ParseArrival(c.String("arrival"), c.String("rate")); err != nil {
@@ -511,9 +515,9 @@ func connect(ctx context.Context, c *urfave.Context, e endpoint) (*server, error
 		if e.preset != "" {
 			conf.Options["preset"] = e.preset
 		}
-		o, err := sim.ParseOptions(conf.Options)
+		o, err := embeddedOptions(conf.Options)
 		if err != nil {
-			return nil, cli.Usagef("the presets are "+strings.Join(sim.Presets(), ", "), "sim: %w", err)
+			return nil, err
 		}
 		p, err := sim.Start(ctx, o)
 		if err != nil {
@@ -549,6 +553,15 @@ func connect(ctx context.Context, c *urfave.Context, e endpoint) (*server, error
 		s.header = append(s.header, wire.Field{Name: "Connection", Value: "close"})
 	}
 	return s, nil
+}
+
+// embeddedOptions reads the options of the embedded engine.
+func embeddedOptions(kv map[string]string) (sim.Options, error) {
+	o, err := sim.ParseOptions(kv)
+	if err != nil {
+		return o, cli.Usagef("the presets are "+strings.Join(sim.Presets(), ", "), "sim: %w", err)
+	}
+	return o, nil
 }
 
 // dial makes the wire client of the run.

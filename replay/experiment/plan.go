@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"reprise/backends/launch"
 	"reprise/internal/durable"
 	"reprise/replay"
 )
@@ -25,18 +26,42 @@ const (
 	HookFile  = "hook.log" // in a run directory
 )
 
-// Version is the version of plan.json and state.json.
-const Version = 1
+// Version is the version of plan.json and state.json that this package writes.
+// Version 1, of sequences whose cells all play one trace in one way, is read as
+// well.
+const Version = 2
 
 // A Cell is one thing to measure.
 type Cell struct {
 	Name    string   `json:"name"`
 	Backend string   `json:"backend"`           // the kind of backend
+	Arg     string   `json:"arg,omitempty"`     // as of --backend, where that says more than the kind
 	URL     string   `json:"url,omitempty"`     // of its server; empty for the embedded engine
 	Options []string `json:"options,omitempty"` // KEY=VALUE, of this backend alone
 	// Before and After are shell commands around each run.
 	Before string `json:"before_run,omitempty"`
 	After  string `json:"after_run,omitempty"`
+	// Launch says how its engine is started, if that is for this program to do.
+	Launch *launch.Spec `json:"launch,omitempty"`
+
+	// Factors are the levels that make the cell, by factor.
+	Factors map[string]string `json:"factors,omitempty"`
+	Trace   string            `json:"trace,omitempty"` // without its folder
+	// Source is the trace as it is opened; empty where the flags make it up, and
+	// in a sequence of one trace, whose command line has it.
+	Source string `json:"source,omitempty"`
+	// Flags are the cell's own, as "name=value" in alphabetical order.
+	Flags []string `json:"flags,omitempty"`
+	// Work is the digest of the replay plan: what each run sends, and when.
+	Work     string `json:"plan_digest,omitempty"`
+	Requests int64  `json:"requests,omitempty"`
+	// RunTime and RunBytes are guesses of one run, hooks and starts not counted.
+	RunTime  time.Duration `json:"expected_run_ns,omitempty"`
+	RunBytes int64         `json:"expected_run_bytes,omitempty"`
+	// Skipped is why the cell is not played.
+	Skipped string `json:"skipped,omitempty"`
+
+	levels map[string]string // of all factors, also of those that do not vary
 }
 
 // A Run is one run of a cell.
@@ -63,22 +88,69 @@ type Plan struct {
 	// order. FlagsDigest is their SHA-256.
 	Flags       []string `json:"flags"`
 	FlagsDigest string   `json:"flags_digest"`
-	Trace       string   `json:"trace"` // without its folder
-	// Work is the digest of the replay plan: what each run sends, and when.
-	// Target is what it was made for.
-	Work   string `json:"plan_digest"`
+	// Trace, Work and Requests are of all cells, where they do not differ.
+	Trace string `json:"trace,omitempty"`
+	Work  string `json:"plan_digest,omitempty"`
+	// Target is what the cells' plans were made for.
 	Target Target `json:"target"`
 	// Cache is what the prefix caches are before each run, where no flag says so.
 	Cache    string `json:"cache,omitempty"`
-	Requests int64  `json:"requests_per_run"`
+	Requests int64  `json:"requests_per_run,omitempty"`
 	Repeats  int    `json:"repeats"`
 	Seed     uint64 `json:"seed"` // of the order too
-	Cells    []Cell `json:"cells"`
-	Runs     []Run  `json:"runs"` // in the order of playing
-	// RunTime and RunBytes are guesses of one run, hooks not counted.
+
+	// What a matrix says beyond its cells.
+	Title    string   `json:"title,omitempty"`
+	Question string   `json:"question,omitempty"`
+	Design   string   `json:"design,omitempty"`
+	Factors  []Factor `json:"factors,omitempty"`
+	SLOs     []string `json:"slos,omitempty"`
+	// PricePerGPUHour is in any currency, and 0 where it was not said.
+	PricePerGPUHour float64   `json:"price_per_gpu_hour,omitempty"`
+	GPUsPerEngine   float64   `json:"gpus_per_engine,omitempty"`
+	Settings        *Settings `json:"settings,omitempty"`
+
+	Cells []Cell `json:"cells"`
+	Runs  []Run  `json:"runs"` // in the order of playing
+	// RunTime and RunBytes are guesses of one run, hooks not counted; of a matrix,
+	// the means over its cells.
 	RunTime  time.Duration `json:"expected_run_ns"`
 	RunBytes int64         `json:"expected_run_bytes"`
 	Notes    []string      `json:"notes,omitempty"`
+}
+
+// Settings are how a matrix is played, for whoever goes on with it.
+type Settings struct {
+	Retries     int           `json:"retries"`
+	Cooldown    time.Duration `json:"cooldown_ns"`
+	HookTimeout time.Duration `json:"hook_timeout_ns"`
+	Restart     string        `json:"restart"` // of launched engines: changed or always
+}
+
+// active are the cells that are played, by their index.
+func (p *Plan) active() (out []int) {
+	for i := range p.Cells {
+		if p.Cells[i].Skipped == "" {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// Expected guesses how long the whole of it takes and what it leaves on disk.
+func (p *Plan) Expected() (d time.Duration, bytes int64) {
+	var up *launch.Spec
+	for _, r := range p.Runs {
+		c := p.Cell(r.Cell)
+		d, bytes = d+c.RunTime, bytes+c.RunBytes
+		if c.Launch != nil && (up == nil || !up.Same(c.Launch) || p.Settings != nil && p.Settings.Restart == "always") {
+			d += c.Launch.Expected
+		}
+		if c.Launch != nil {
+			up = c.Launch
+		}
+	}
+	return d, bytes
 }
 
 // A Target is what every server of an experiment can take.
@@ -92,9 +164,10 @@ type Target struct {
 // Schedule fills Runs from Cells, Repeats and Seed.
 func (p *Plan) Schedule() {
 	p.Runs = nil
-	for block, order := range Order(len(p.Cells), p.Repeats, p.Seed) {
+	active := p.active()
+	for block, order := range Order(len(active), p.Repeats, p.Seed) {
 		for _, c := range order {
-			p.Runs = append(p.Runs, Run{len(p.Runs) + 1, p.Cells[c].Name, block + 1})
+			p.Runs = append(p.Runs, Run{len(p.Runs) + 1, p.Cells[active[c]].Name, block + 1})
 		}
 	}
 }
@@ -120,8 +193,8 @@ func (p *Plan) Cell(name string) *Cell {
 func (p *Plan) Validate() error {
 	var errs []error
 	bad := func(format string, a ...any) { errs = append(errs, fmt.Errorf(format, a...)) }
-	if p.Version != Version {
-		return fmt.Errorf("version %d, want %d", p.Version, Version)
+	if p.Version < 1 || p.Version > Version {
+		return fmt.Errorf("version %d, want 1 to %d", p.Version, Version)
 	}
 	seen := map[string]bool{}
 	for _, c := range p.Cells {
@@ -134,12 +207,12 @@ func (p *Plan) Validate() error {
 		seen[c.Name] = true
 	}
 	for i, r := range p.Runs {
-		if r.Number != i+1 || r.Repeat < 1 || r.Repeat > p.Repeats || !seen[r.Cell] {
+		if r.Number != i+1 || r.Repeat < 1 || r.Repeat > p.Repeats || !seen[r.Cell] || p.Cell(r.Cell).Skipped != "" {
 			bad("run %d of the list is not one of this plan", i+1)
 		}
 	}
-	if len(p.Runs) == 0 || len(p.Runs) != p.Repeats*len(p.Cells) {
-		bad("%d runs, want %d repeats of %d cells", len(p.Runs), p.Repeats, len(p.Cells))
+	if n := len(p.active()); len(p.Runs) == 0 || len(p.Runs) != p.Repeats*n {
+		bad("%d runs, want %d repeats of %d cells", len(p.Runs), p.Repeats, n)
 	}
 	return errors.Join(errs...)
 }
@@ -166,11 +239,27 @@ func (p *Plan) Differs(q *Plan) string {
 	if d := difference(p.Flags, q.Flags); d != "" {
 		return d
 	}
-	switch {
-	case p.Trace != q.Trace:
-		return fmt.Sprintf("it plays %s, and this is %s", p.Trace, q.Trace)
-	case p.Work != q.Work:
-		return fmt.Sprintf("the requests differ (plan %.12s and %.12s): %s was changed", p.Work, q.Work, cmp.Or(p.Trace, "the trace"))
+	for i := range p.Cells {
+		c := &p.Cells[i]
+		d := q.Cell(c.Name)
+		if d == nil || c.Skipped != d.Skipped {
+			return fmt.Sprintf("it has a cell %s", c.Name)
+		}
+		if f := difference(c.Flags, d.Flags); f != "" {
+			return fmt.Sprintf("of %s, %s", c.Name, f)
+		}
+		if c.Backend != d.Backend || c.URL != d.URL || !slices.Equal(c.Options, d.Options) || (c.Launch == nil) != (d.Launch == nil) || c.Launch != nil && !c.Launch.Same(d.Launch) {
+			return fmt.Sprintf("the engine of %s differs", c.Name)
+		}
+		switch {
+		case c.Trace != d.Trace:
+			return fmt.Sprintf("it plays %s, and this is %s", c.Trace, d.Trace)
+		case c.Work != d.Work:
+			return fmt.Sprintf("the requests differ (plan %.12s and %.12s): %s was changed", c.Work, d.Work, cmp.Or(c.Trace, "the trace"))
+		}
+	}
+	if len(p.Cells) != len(q.Cells) || p.Repeats != q.Repeats || p.Seed != q.Seed {
+		return fmt.Sprintf("it has %d repeats of %d cells with seed %d, this has %d of %d with seed %d", p.Repeats, len(p.Cells), p.Seed, q.Repeats, len(q.Cells), q.Seed)
 	}
 	return ""
 }
@@ -203,7 +292,19 @@ func ReadPlan(dir string) (*Plan, error) {
 	if err := p.Validate(); err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, PlanFile), err)
 	}
+	p.upgrade()
 	return p, nil
+}
+
+// upgrade gives the cells of an older plan what was said once for all of them.
+func (p *Plan) upgrade() {
+	if p.Version > 1 {
+		return
+	}
+	for i := range p.Cells {
+		c := &p.Cells[i]
+		c.Trace, c.Work, c.Requests, c.RunTime, c.RunBytes = p.Trace, p.Work, p.Requests, p.RunTime, p.RunBytes
+	}
 }
 
 func readJSON(name string, v any) error { return durable.ReadJSON(name, maxFile, v) }

@@ -24,9 +24,15 @@ type Sequence struct {
 	// Narrow, if set, returns what both targets can take. Runs that sent what the
 	// narrower one cannot are set aside and played again.
 	Narrow func(a, b Target) Target
-	// Same, if set, says whether the requests of two targets are the same after
-	// all: a smaller context matters only if something was longer.
-	Same func(a, b Target) (bool, error)
+	// Same, if set, says whether a cell's requests for two targets are the same
+	// after all: a smaller context matters only if something was longer.
+	Same func(c *Cell, a, b Target) (bool, error)
+	// Begin, if set, is called before each run of a cell that has Launch, after
+	// the hook before it: it sees to it that the engine is up. The context it
+	// returns is that of the run, and ends with the engine. end is called when the
+	// run is over, however it went, unless Begin failed; what it returns fails the
+	// run.
+	Begin func(ctx context.Context, c *Cell, dir string) (running context.Context, end func() error, err error)
 	// Play plays one run into the directory dir, which may exist. It ends early
 	// if ctx does.
 	Play func(ctx context.Context, p Progress, dir string) error
@@ -183,6 +189,18 @@ func (s *Sequence) play(ctx context.Context, r *RunStatus, cell *Cell, p Progres
 			return err
 		}
 	}
+	if s.Begin == nil || cell.Launch == nil {
+		return s.readyAndPlay(ctx, r, cell, p, dir)
+	}
+	running, end, err := s.Begin(ctx, cell, dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.readyAndPlay(running, r, cell, p, dir), end())
+}
+
+// readyAndPlay plays a run whose engine is up or about to be.
+func (s *Sequence) readyAndPlay(ctx context.Context, r *RunStatus, cell *Cell, p Progress, dir string) error {
 	state := s.Folder.State
 	if s.Ready != nil {
 		t, notes, err := s.Ready(ctx, cell)
@@ -209,16 +227,25 @@ func (s *Sequence) replan(t Target, cell *Cell) error {
 	state := s.Folder.State
 	was := state.Target
 	state.Target = t
-	if s.Same != nil && state.Count(Finished) > 0 {
-		if same, err := s.Same(was, t); err != nil || same {
-			return errors.Join(err, s.save())
-		}
-	}
 	n := 0
+	same := map[string]bool{}
 	for i := range state.Runs {
 		r := &state.Runs[i]
 		if r.Status != Finished {
 			continue
+		}
+		if s.Same != nil {
+			alike, asked := same[r.Cell]
+			if !asked {
+				var err error
+				if alike, err = s.Same(s.Folder.Plan.Cell(r.Cell), was, t); err != nil {
+					return errors.Join(err, s.save())
+				}
+				same[r.Cell] = alike
+			}
+			if alike {
+				continue
+			}
 		}
 		if err := s.Folder.aside(r.Run, "replanned"); err != nil {
 			return err

@@ -19,7 +19,7 @@ func testPlan(repeats int, cells ...string) *Plan {
 	p := &Plan{Version: Version, Trace: "t.parquet", Work: "abc", Repeats: repeats, Seed: 1, RunTime: time.Minute,
 		Target: Target{MaxLen: 4096, VocabSize: 32000, MinID: 1000}}
 	for _, c := range cells {
-		p.Cells = append(p.Cells, Cell{Name: c, Backend: "sim", URL: "http://127.0.0.1:1"})
+		p.Cells = append(p.Cells, Cell{Name: c, Backend: "sim", URL: "http://127.0.0.1:1", Trace: "t.parquet", Work: "abc", RunTime: time.Minute})
 	}
 	p.Schedule()
 	return p
@@ -298,7 +298,7 @@ func TestNarrowerTargetOfTheSameRequests(t *testing.T) {
 		return Target{MaxLen: 200}, nil, nil
 	}
 	p.Narrow = func(a, b Target) Target { a.MaxLen = min(a.MaxLen, b.MaxLen); return a }
-	p.Same = func(a, b Target) (bool, error) { return true, nil }
+	p.Same = func(_ *Cell, a, b Target) (bool, error) { return true, nil }
 	if err := p.run(); err != nil || !slices.Equal(p.played, names(f.Plan)) || f.State.Target.MaxLen != 100 {
 		t.Errorf("played %v for %+v, %v", p.played, f.State.Target, err)
 	}
@@ -381,7 +381,7 @@ func TestDiffers(t *testing.T) {
 		t.Errorf("%q", d)
 	}
 	b.SetFlags(a.Flags)
-	b.Work = "def"
+	b.Cells[0].Work = "def"
 	if d := a.Differs(b); !strings.Contains(d, "t.parquet was changed") {
 		t.Errorf("%q", d)
 	}

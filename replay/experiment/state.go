@@ -54,7 +54,7 @@ func ReadState(dir string, p *Plan) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.Version != Version || len(s.Runs) != len(p.Runs) {
+	if s.Version < 1 || s.Version > Version || len(s.Runs) != len(p.Runs) {
 		return nil, fmt.Errorf("%s is not of this plan", name)
 	}
 	for i, r := range s.Runs {
@@ -76,33 +76,35 @@ func (s *State) Count(status string) (n int) {
 }
 
 // left guesses how long the unfinished runs take: each as long as the finished
-// ones of its cell did, or of all cells, or as planned. beside is left out.
+// ones of its cell did, or as planned and as much longer as those of other cells
+// took. beside is left out.
 func (s *State) left(p *Plan, beside int) (d time.Duration) {
 	type mean struct {
 		sum time.Duration
 		n   int
 	}
 	took := map[string]mean{}
+	var real, planned time.Duration
 	for _, r := range s.Runs {
 		if r.Status == Finished {
-			for _, name := range []string{r.Cell, ""} {
-				m := took[name]
-				took[name] = mean{m.sum + r.Took, m.n + 1}
-			}
+			m := took[r.Cell]
+			took[r.Cell] = mean{m.sum + r.Took, m.n + 1}
+			real, planned = real+r.Took, planned+p.Cell(r.Cell).RunTime
 		}
 	}
 	for i, r := range s.Runs {
 		if i == beside || r.Status == Finished || r.Status == Failed {
 			continue
 		}
-		m := took[r.Cell]
-		if m.n == 0 {
-			m = took[""]
+		if m := took[r.Cell]; m.n > 0 {
+			d += m.sum / time.Duration(m.n)
+			continue
 		}
-		if m.n == 0 {
-			m = mean{p.RunTime, 1}
+		guess := p.Cell(r.Cell).RunTime
+		if planned > 0 {
+			guess = time.Duration(float64(guess) * float64(real) / float64(planned))
 		}
-		d += m.sum / time.Duration(m.n)
+		d += guess
 	}
 	return d
 }
