@@ -47,6 +47,9 @@ results are kept).`,
 			&cli.StringFlag{Name: "tokenizer", Usage: "the model's tokenizer.json `FILE`: makes text prompts of exact length where the server has no /tokenize"},
 			&cli.StringFlag{Name: "api-key-env", Value: "REPRISE_API_KEY", Usage: "environment `VARIABLE` that holds the server's bearer token"},
 
+			&cli.BoolFlag{Name: "virtual", Usage: "simulate the run in virtual time (sim alone): nothing waits, and every run gives the same result; see docs/simulation.md"},
+			&cli.StringFlag{Name: "chunks", Value: "on", Usage: "with --virtual, record the time of every token: `on|off`"},
+
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "run `DIR` to write", DefaultText: "run-DATE-TIME"},
 			&cli.BoolFlag{Name: "force", Usage: "replace the run that is in DIR"},
 			&cli.BoolFlag{Name: "json", Usage: "print the summary as JSON"},

@@ -316,6 +316,22 @@ func (r *Request) push(token uint32, n, blockSize int) {
 	}
 }
 
+// Running lists the requests that run, the engine's own list: it may be read
+// until the next call that changes the engine.
+func (e *Engine) Running() []*Request { return e.running }
+
+// All lists the requests that have not ended.
+func (e *Engine) All() (all []*Request) {
+	for _, list := range [][]*Request{e.static.rows, e.running, e.queue.list[e.queue.head:], e.pending.list[e.pending.head:]} {
+		for _, r := range list {
+			if r.place != ended {
+				all = append(all, r)
+			}
+		}
+	}
+	return all
+}
+
 // Abort ends a request at once and frees what it held. It reports false if the
 // request had ended already. The request yields no further event.
 func (e *Engine) Abort(r *Request) bool {

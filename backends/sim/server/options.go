@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -94,6 +95,30 @@ func ParseOptions(kv map[string]string) (Options, error) {
 func (o Options) Validate() error {
 	_, _, err := o.resolve()
 	return err
+}
+
+// Engine returns o with defaults filled in, and the engine that it describes.
+func (o Options) Engine() (Options, engine.Config, error) { return o.resolve() }
+
+// Describe is the configuration of an engine in words, as /server_info gives it.
+// o is resolved.
+func (o Options) Describe(c engine.Config) map[string]string {
+	ns := func(v float64) string { return strconv.FormatFloat(v, 'g', 6, 64) }
+	return map[string]string{
+		"preset":                 o.Preset,
+		"batching":               cmp.Or(o.Batching, "continuous"),
+		"scheduling_policy":      cmp.Or(o.SchedulingPolicy, "fcfs"),
+		"max_num_seqs":           strconv.Itoa(c.MaxSeqs),
+		"max_num_batched_tokens": strconv.Itoa(c.MaxBatchedTokens),
+		"mean_output":            strconv.Itoa(o.MeanOutput),
+		"cost_step_ns":           ns(c.Cost.Step),
+		"cost_seq_ns":            ns(c.Cost.Seq),
+		"cost_weights_ns":        ns(c.Cost.Weights),
+		"cost_token_ns":          ns(c.Cost.Token),
+		"cost_pair_ns":           ns(c.Cost.Pair),
+		"cost_kv_ns":             ns(c.Cost.KV),
+		"cost_admit_ns":          ns(c.Cost.Admit),
+	}
 }
 
 // resolve fills in defaults.
