@@ -13,6 +13,9 @@ import (
 // be a month long, and a curve needs no more points.
 const observations = 2000
 
+// virtualIntervals bounds the intervals of its latency log likewise.
+const virtualIntervals = 500
+
 // ObservePeriod is how often an engine in virtual time is looked at.
 func (p *Plan) ObservePeriod(period time.Duration) time.Duration {
 	return max(period, p.Span()/observations)

@@ -387,7 +387,8 @@ func (f *flow) count(at time.Duration, n counts) {
 			w.add(n)
 			return
 		}
-		f.waiting[ms] = &n
+		w := n // n itself is on no heap: most calls end above
+		f.waiting[ms] = &w
 		if len(f.waiting) >= f.most {
 			f.settle()
 			f.most = max(maxWaiting, 2*len(f.waiting)) // or each event would look through all of them
