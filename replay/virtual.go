@@ -588,9 +588,10 @@ func (v *Virtual) finish(x *virtualCall, at time.Duration) {
 		if received > 0 {
 			o.TTFT, o.TTFTSource = traceformat.Some(first-x.due), traceformat.TTFTContentEvent
 			o.E2E, o.FirstEvent = traceformat.Some(last-x.due), traceformat.Some(first)
-			// What a client that hung up was not told, nobody can know.
 			o.ServedPromptTokens, o.ServedOutputTokens = some32(x.prompt), some32(received)
-			o.ServedCachedTokens = some32(r.CachedTokens)
+			if o.Result == traceformat.ResultOK { // the end of an answer says it
+				o.ServedCachedTokens = some32(r.CachedTokens)
+			}
 		}
 	} else {
 		o.ChunkTimes, o.ChunkTokens = o.ChunkTimes[:0], o.ChunkTokens[:0]
