@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"reprise/backends"
+	"reprise/backends/sim"
 	"reprise/backends/sim/engine"
 	"reprise/internal/clock"
 	"reprise/traceformat"
@@ -54,6 +55,9 @@ type Simulation struct {
 	// most as many and more than the bound before, and one beyond the last.
 	IterationBounds []float64 `json:"iteration_token_bounds"`
 	IterationTokens []int64   `json:"iteration_tokens"`
+	// Fitted is the cost model, where it was fitted to a real engine, and how far
+	// its simulations of real runs were off.
+	Fitted *sim.CostFile `json:"fitted,omitempty"`
 }
 
 // Simulation sums up the run.

@@ -39,7 +39,7 @@ Exit status is 0 if the run is done and faithful, 1 if it failed, 2 for a usage 
 3 if it is done but this machine was the bottleneck, 130 if it was interrupted (partial
 results are kept).`,
 		Flags: append([]cli.Flag{
-			&cli.StringSliceFlag{Name: "backend", Usage: "what to play against: `NAME`, NAME=URL or sim=PRESET; there are sim, vllm, sglang, openai; several are compared, LABEL:NAME=URL tells two of a kind apart", DefaultText: "sim"},
+			&cli.StringSliceFlag{Name: "backend", Usage: "what to play against: `NAME`, NAME=URL, sim=PRESET or sim=cost.json (of sim-fit); there are sim, vllm, sglang, openai; several are compared, LABEL:NAME=URL tells two of a kind apart", DefaultText: "sim"},
 			&cli.StringFlag{Name: "url", Usage: "`URL` of the server"},
 			&cli.StringFlag{Name: "model", Usage: "`NAME` of the model at the server", DefaultText: "what the server says"},
 			&cli.StringSliceFlag{Name: "option", Usage: "`KEY=VALUE` for the backend, for example max-num-seqs=64 (sim), api=v1 (sglang); of several, LABEL:KEY=VALUE is for one"},
@@ -98,6 +98,6 @@ results are kept).`,
 			&cli.StringFlag{Name: "client", Value: "auto", Usage: "wire client: `auto|raw|std`"},
 		}, append(append(telemetryFlags(), syntheticFlag), sequenceFlags()...)...),
 		Action:   play,
-		Commands: []*cli.Command{selftestCommand(), agentCommand()},
+		Commands: []*cli.Command{selftestCommand(), agentCommand(), simFitCommand()},
 	}
 }

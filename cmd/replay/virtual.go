@@ -189,6 +189,7 @@ func (v *virtualRun) play(ctx context.Context, c *urfave.Context) (*replay.Manif
 	close(watched)
 	watching.Wait()
 	m.Simulation = run.Simulation()
+	m.Simulation.Fitted = kv.Fitted
 	m.Cache.Finish(ctx, stats)
 	_, closeErr := dir.Close(stats, runErr)
 	if closeErr != nil {
@@ -225,6 +226,13 @@ func renderVirtual(c *urfave.Context, m *replay.Manifest) error {
 		return nil
 	}
 	s := m.Simulation
+	if f := s.Fitted; f != nil {
+		fmt.Fprintf(c.App.Writer, "simulated as fitted to %s %s; so far its simulations were off by\n\n", f.Engine, f.Release)
+		if err := renderFit(c.App.Writer, f); err != nil {
+			return err
+		}
+		fmt.Fprintln(c.App.Writer)
+	}
 	_, err := fmt.Fprintf(c.App.Writer, "simulated in virtual time: %s of %s in %s, %s; %s passes, %s preemptions\n\n",
 		units.Clock(m.Stats.Elapsed), m.Server.Info.Config["preset"], units.Duration(s.Took), timesReal(m.Stats.Elapsed, s.Took), units.Count(s.Passes), units.Count(s.Preemptions))
 	return err

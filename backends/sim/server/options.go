@@ -17,6 +17,7 @@ import (
 type Options struct {
 	Preset string       `json:"preset,omitempty"`
 	Cost   *engine.Cost `json:"cost,omitempty"`   // instead of the preset's
+	Fitted *CostFile    `json:"fitted,omitempty"` // in place of a preset
 	Model  string       `json:"model,omitempty"`  // served name; default: the preset's model
 	Listen string       `json:"listen,omitempty"` // default 127.0.0.1:0
 
@@ -55,6 +56,13 @@ func ParseOptions(kv map[string]string) (Options, error) {
 		}
 		switch k {
 		case "preset":
+			if strings.HasSuffix(v, ".json") {
+				var err error
+				if o.Fitted, err = ReadCostFile(v); err != nil {
+					errs = append(errs, err)
+				}
+				continue
+			}
 			o.Preset = v
 		case "model":
 			o.Model = v
@@ -121,13 +129,28 @@ func (o Options) Describe(c engine.Config) map[string]string {
 	}
 }
 
+// preset is what o is a variation of.
+func (o Options) preset() (engine.Preset, error) {
+	if o.Fitted != nil {
+		return o.Fitted.preset(), nil
+	}
+	return engine.PresetNamed(o.Preset)
+}
+
 // resolve fills in defaults.
 func (o Options) resolve() (Options, engine.Config, error) {
-	p, err := engine.PresetNamed(o.Preset)
+	p, err := o.preset()
 	if err != nil {
 		return o, engine.Config{}, err
 	}
 	o.Preset = p.Name
+	blockSize := 16
+	if f := o.Fitted; f != nil {
+		blockSize = f.Config.BlockSize
+		o.NoPrefixCaching = o.NoPrefixCaching || f.Config.NoPrefixCaching
+		o.Batching = cmp.Or(o.Batching, f.Config.Batching)
+		o.Model = cmp.Or(o.Model, f.Model, f.Engine)
+	}
 	if o.Cost == nil {
 		o.Cost = &p.Cost
 	}
@@ -142,8 +165,8 @@ func (o Options) resolve() (Options, engine.Config, error) {
 			*v = d
 		}
 	}
-	setDefault(&o.BlockSize, 16)
-	setDefault(&o.NumGPUBlocks, max(2, p.Blocks*16/max(o.BlockSize, 1)))
+	setDefault(&o.BlockSize, blockSize)
+	setDefault(&o.NumGPUBlocks, max(2, p.Blocks*blockSize/max(o.BlockSize, 1)))
 	setDefault(&o.MaxNumSeqs, p.MaxSeqs)
 	setDefault(&o.MaxNumBatchedTokens, p.MaxBatchedTokens)
 	setDefault(&o.MaxModelLen, min(p.MaxModelLen, (o.NumGPUBlocks-1)*o.BlockSize))
