@@ -1,6 +1,7 @@
 package simfit
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -66,9 +67,13 @@ func costOf(x []float64) (c engine.Cost) {
 	return c
 }
 
+// promising is from how many starts a fit goes some way downhill.
+const promising = 3
+
 // Fit finds the cost with which a simulation meets r. It starts from least squares
-// on the time between tokens and from the shape of a GPU, and goes downhill from
-// the better of both, then once more, as a simplex may collapse on the way.
+// on the time between tokens and from the shape of a GPU, goes downhill from the
+// best of them, and then from where that led, as a simplex may collapse on the
+// way.
 func Fit(ctx context.Context, r *Run, conf engine.Config, o Options) (*Result, error) {
 	s, err := newSimulator(r, conf)
 	if err != nil {
@@ -101,33 +106,41 @@ func Fit(ctx context.Context, r *Run, conf engine.Config, o Options) (*Result, e
 		}
 		return loss
 	}
+	var begun []*Result
 	for _, c := range s.starts() {
-		x := s.admitted(c, try)
-		if try(x); failed != nil {
+		c = s.admitted(c, try)
+		loss := try(vector(c))
+		if failed != nil {
 			return nil, failed
 		}
+		begun = append(begun, &Result{Start: c, Loss: loss})
 	}
 	if math.IsInf(best.Loss, 1) {
 		return nil, fmt.Errorf("%s: nothing to fit to: no request has a latency", r.Name)
 	}
-	best.Start = best.Cost
-	for _, size := range []float64{0.7, 0.3, 0.15} {
-		left := (o.Evaluations - s.runs) / 2
-		if size == 0.15 {
-			left = o.Evaluations - s.runs
+	slices.SortStableFunc(begun, func(a, b *Result) int { return cmp.Compare(a.Loss, b.Loss) })
+	descend := func(from engine.Cost, size float64, evaluations int) {
+		if evaluations <= 2*len(parameters) || failed != nil {
+			return
 		}
-		if left <= 2*len(parameters) {
-			break
-		}
-		_, err := optimize.Minimize(optimize.Problem{Func: try}, vector(best.Cost), &optimize.Settings{
-			FuncEvaluations: left, Converger: &optimize.FunctionConverge{Absolute: 1e-4, Iterations: 60},
+		// Its error is that it was stopped, which is what evaluations are for.
+		_, _ = optimize.Minimize(optimize.Problem{Func: try}, vector(from), &optimize.Settings{
+			FuncEvaluations: evaluations, Converger: &optimize.FunctionConverge{Absolute: 1e-4, Iterations: 60},
 		}, &optimize.NelderMead{SimplexSize: size})
-		if failed != nil {
-			return nil, failed
+	}
+	for _, b := range begun[:min(len(begun), promising)] {
+		before := best.Loss
+		descend(b.Start, 0.5, (o.Evaluations-s.runs)/(promising+3))
+		if best.Loss < before {
+			best.Start = b.Start
 		}
-		if err != nil && math.IsInf(best.Loss, 1) {
-			return nil, err
-		}
+	}
+	for _, size := range []float64{0.4, 0.2} {
+		descend(best.Cost, size, (o.Evaluations-s.runs)/2)
+	}
+	descend(best.Cost, 0.1, o.Evaluations-s.runs)
+	if failed != nil {
+		return nil, failed
 	}
 	// What is at its floor is not there.
 	for _, p := range parameters {
@@ -156,10 +169,7 @@ func Compare(ctx context.Context, r *Run, conf engine.Config, c engine.Cost) (en
 // starts are costs to begin from.
 func (s *simulator) starts() []engine.Cost {
 	var all []engine.Cost
-	squares, ok := s.leastSquares()
-	if ok {
-		all = append(all, squares)
-	}
+	all = append(all, s.leastSquares()...)
 	// The shape of a GPU, as fast as the median decode step of the run.
 	var tpots []float64
 	for i := range s.run.real {
@@ -181,26 +191,30 @@ func (s *simulator) starts() []engine.Cost {
 
 // admitted sets what a request spends before the queue: the difference of the
 // median TTFT without it.
-func (s *simulator) admitted(c engine.Cost, try func([]float64) float64) []float64 {
+func (s *simulator) admitted(c engine.Cost, try func([]float64) float64) engine.Cost {
 	c.Admit = 0
 	try(vector(c))
 	real, simulated := s.pairs(s.sim, metrics[0].of)
 	if len(real) == 0 {
-		return vector(c)
+		return c
 	}
 	slices.Sort(real)
 	slices.Sort(simulated)
 	c.Admit = max(0, stats.Quantile(real, 0.25)-stats.Quantile(simulated, 0.25))
-	return vector(c)
+	return c
 }
 
 // squaredGaps bounds the gaps between tokens that least squares take.
 const squaredGaps = 20_000
 
+// knees are the tokens up to which a pass takes no longer, that least squares try.
+var knees = []float64{0, 16, 32, 64, 96, 128, 192, 256, 384}
+
 // leastSquares takes the time between two tokens of one request for the time of
 // a pass, and what was in flight then for its batch. It is rough: a long prompt
-// is counted in the pass that ends it.
-func (s *simulator) leastSquares() (engine.Cost, bool) {
+// is counted in the pass that ends it. The costs are those for the knees that
+// leave the least squares, the best first.
+func (s *simulator) leastSquares() []engine.Cost {
 	r := s.run
 	type change struct {
 		at         time.Duration
@@ -240,14 +254,17 @@ func (s *simulator) leastSquares() (engine.Cost, bool) {
 		}
 	}
 	if len(gaps) < 10*minRequests {
-		return engine.Cost{}, false
+		return nil
 	}
-	slices.SortFunc(changes, func(a, b change) int { return int(a.at - b.at) })
-	slices.SortFunc(prompts, func(a, b prompt) int { return int(a.at - b.at) })
-	slices.SortFunc(gaps, func(a, b gap) int { return int(a.to - b.to) })
-	const k = 5 // step, sequence, token, pair, context
-	var xx [k][k]float64
-	var xy [k]float64
+	slices.SortFunc(changes, func(a, b change) int { return cmp.Compare(a.at, b.at) })
+	slices.SortFunc(prompts, func(a, b prompt) int { return cmp.Compare(a.at, b.at) })
+	slices.SortFunc(gaps, func(a, b gap) int { return cmp.Compare(a.to, b.to) })
+	type sums struct {
+		xx [terms][terms]float64
+		xy [terms]float64
+		yy float64
+	}
+	all := make([]sums, len(knees))
 	var at change
 	next := 0
 	for _, g := range gaps {
@@ -257,30 +274,63 @@ func (s *simulator) leastSquares() (engine.Cost, bool) {
 			at.ctx += changes[next].ctx
 			at.slope += changes[next].slope
 		}
-		x := [k]float64{1, at.n, at.n, 0, at.ctx + at.slope*float64(mid)}
-		lo, _ := slices.BinarySearchFunc(prompts, g.from+1, func(p prompt, t time.Duration) int { return int(p.at - t) })
+		tokens, pairs := at.n, 0.0
+		lo, _ := slices.BinarySearchFunc(prompts, g.from+1, func(p prompt, t time.Duration) int { return cmp.Compare(p.at, t) })
 		for ; lo < len(prompts) && prompts[lo].at <= g.to; lo++ {
-			x[2] += prompts[lo].tokens
-			x[3] += prompts[lo].pairs
+			tokens += prompts[lo].tokens
+			pairs += prompts[lo].pairs
+		}
+		if budget := float64(s.conf.MaxBatchedTokens); tokens > budget {
+			pairs *= budget / tokens
+			tokens = budget
 		}
 		// Relative errors count, or the few passes with long prompts would be all.
 		y := float64(g.to - g.from)
-		for a := range k {
-			for b := range k {
-				xx[a][b] += x[a] * x[b] / (y * y)
+		for i, knee := range knees {
+			x := [terms]float64{1, at.n, max(knee, tokens), pairs, at.ctx + at.slope*float64(mid)}
+			for a := range terms {
+				for b := range terms {
+					all[i].xx[a][b] += x[a] * x[b] / (y * y)
+				}
+				all[i].xy[a] += x[a] / y
 			}
-			xy[a] += x[a] / y
+			all[i].yy++
 		}
 	}
-	b := nonNegative(xx[:], xy[:])
-	c := engine.Cost{Step: b[0], Seq: b[1], Token: b[2], Pair: b[3], KV: b[4]}
-	return c, c.Validate() == nil
+	type fit struct {
+		cost engine.Cost
+		left float64 // squares
+	}
+	var fits []fit
+	for i := range all {
+		sum := &all[i]
+		b := nonNegative(&sum.xx, &sum.xy)
+		left := sum.yy
+		for j := range terms {
+			left -= 2 * b[j] * sum.xy[j]
+			for k := range terms {
+				left += b[j] * b[k] * sum.xx[j][k]
+			}
+		}
+		c := engine.Cost{Step: b[0], Seq: b[1], Weights: b[2] * knees[i], Token: b[2], Pair: b[3], KV: b[4]}
+		if c.Validate() == nil {
+			fits = append(fits, fit{c, left})
+		}
+	}
+	slices.SortStableFunc(fits, func(a, b fit) int { return cmp.Compare(a.left, b.left) })
+	var costs []engine.Cost
+	for _, f := range fits[:min(len(fits), 4)] {
+		costs = append(costs, f.cost)
+	}
+	return costs
 }
+
+// terms of a pass in least squares: step, sequences, tokens, pairs, context.
+const terms = 5
 
 // nonNegative solves the normal equations of least squares with no coefficient
 // below 0, one after another until they stay.
-func nonNegative(xx [][5]float64, xy []float64) []float64 {
-	b := make([]float64, len(xy))
+func nonNegative(xx *[terms][terms]float64, xy *[terms]float64) (b [terms]float64) {
 	for range 2000 {
 		moved := 0.0
 		for i := range b {
