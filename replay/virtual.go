@@ -405,15 +405,13 @@ func (v *Virtual) submit(x *virtualCall, at time.Duration) {
 	own := v.identify(x, choices)
 	x.left = choices
 	for range choices {
-		var r *engine.Request
-		if n := len(x.reqs); n < cap(x.reqs) {
+		if n := len(x.reqs); n < cap(x.reqs) && x.reqs[:n+1][n] != nil {
 			x.reqs = x.reqs[:n+1]
-			r = x.reqs[n]
-			*r = engine.Request{}
+			*x.reqs[n] = engine.Request{}
 		} else {
-			r = new(engine.Request)
-			x.reqs = append(x.reqs, r)
+			x.reqs = append(x.reqs, new(engine.Request))
 		}
+		r := x.reqs[len(x.reqs)-1]
 		r.PromptLen, r.MaxTokens, r.Hashes, r.Own, r.Owner = x.prompt, x.output/choices, v.hashes, own, x
 		if err := v.eng.Submit(at, r); err != nil {
 			v.err = fmt.Errorf("request %d: %w", x.row.ID, err)
@@ -665,6 +663,9 @@ func (v *Virtual) settleAll() (cut bool) {
 			continue
 		}
 		cut = true
+		for _, r := range x.reqs {
+			v.eng.Abort(r)
+		}
 		x.children = nil
 		o := &x.row.Outcome
 		o.Result, o.Error = traceformat.ResultClientAbort, timeoutErrors[interrupted]

@@ -83,7 +83,8 @@ func TestVirtualAgainstTokens(t *testing.T) {
 				r.Arrival = trace.rows[i-1].Arrival + time.Duration(rapid.IntRange(0, 30).Draw(t, "gap"))*time.Millisecond
 			}
 			if rapid.IntRange(0, 5).Draw(t, "choices") == 0 {
-				r.N, r.OutputTokens.V = traceformat.Some[int32](2), 2*r.OutputTokens.V
+				n := int32(rapid.IntRange(2, 4).Draw(t, "n"))
+				r.N, r.OutputTokens.V = traceformat.Some(n), n*r.OutputTokens.V
 			}
 		}
 		c := engine.Config{

@@ -35,11 +35,11 @@ func TestSimFit(t *testing.T) {
 	dir := t.TempDir()
 	in := func(name string) string { return filepath.Join(dir, name) }
 	demo := filepath.Join("..", "..", "testdata", "demo.parquet")
-	command(t, demo, "-q", "--limit", "150", "-o", in("real"))
+	command(t, demo, "-q", "--limit", "100", "-o", in("real"))
 	command(t, demo, "-q", "--virtual", "-o", in("fit"))
 	command(t, demo, "-q", "--virtual", "--speedup", "0.5", "-o", in("light"))
 	command(t, demo, "-q", "--virtual", "--speedup", "1.4", "-o", in("heavy"))
-	out := command(t, "sim-fit", in("fit"), "--validate", in("light"), "--validate", in("heavy"), "--validate", in("real"), "-q", "-o", in("cost.json"))
+	out := command(t, "sim-fit", in("fit"), "--validate", in("light"), "--validate", in("heavy"), "--validate", in("real"), "--evaluations", "350", "-q", "-o", in("cost.json"))
 	t.Logf("\n%s", out)
 	f := readCost(t, in("cost.json"))
 	if f.Engine != "sim" || f.Config.MaxNumBatchedTokens != 8192 || f.Config.MaxNumSeqs != 1024 || f.Config.BlockSize != 16 || f.Config.NumGPUBlocks != 25000 || len(f.Assumed) > 0 {
@@ -128,7 +128,7 @@ func startSmallVLLM(t *testing.T) (url string) {
 	script := filepath.Join(sharedDir(), "engines", "serve-vllm.sh")
 	needs(t, filepath.Join(venv, "bin", "vllm"), model, script)
 	port := freePort(t)
-	return serve(t, port, "/health", 8*time.Minute, append([]string{"bash", script, venv, model, port}, smallVLLM...)...)
+	return serve(t, port, "/health", 15*time.Minute, append([]string{"bash", script, venv, model, port}, smallVLLM...)...)
 }
 
 // Requests that are all there before the first of them is done: vLLM and its
