@@ -170,7 +170,8 @@ func Compare(ctx context.Context, r *Run, conf engine.Config, c engine.Cost) (en
 func (s *simulator) starts() []engine.Cost {
 	var all []engine.Cost
 	all = append(all, s.leastSquares()...)
-	// The shape of a GPU, as fast as the median decode step of the run.
+	// The shape of a GPU, slower or faster until the median decode is that of
+	// the run: passes with prefills among them make that less than a step.
 	var tpots []float64
 	for i := range s.run.real {
 		if t := s.run.real[i].tpot; t > 0 {
@@ -179,12 +180,14 @@ func (s *simulator) starts() []engine.Cost {
 	}
 	if p, err := engine.PresetNamed(""); err == nil && len(tpots) > 0 {
 		slices.Sort(tpots)
-		f := stats.Quantile(tpots, 0.5) / (p.Cost.Step + p.Cost.Weights)
-		c := p.Cost
-		for _, q := range parameters {
-			*q.of(&c) *= f
+		whole := stats.Quantile(tpots, 0.5) / (p.Cost.Step + p.Cost.Weights)
+		for _, part := range []float64{1, 0.75, 0.55, 0.4, 0.3, 0.2} {
+			c := p.Cost
+			for _, q := range parameters {
+				*q.of(&c) *= whole * part
+			}
+			all = append(all, c)
 		}
-		all = append(all, c)
 	}
 	return all
 }
@@ -227,38 +230,29 @@ func (s *simulator) leastSquares() []engine.Cost {
 	}
 	var changes []change
 	var prompts []prompt
-	type gap struct{ from, to time.Duration }
-	var gaps []gap
-	total := 0
-	for _, c := range r.chunks {
-		total += max(0, len(c)-1)
-	}
-	every := max(1, total/squaredGaps)
-	n := 0
-	for i, c := range r.chunks {
-		if len(c) < 2 {
+	for i := range r.rows {
+		o := &r.real[i]
+		if o.ttft == 0 || o.e2e < o.ttft {
 			continue
 		}
-		at := r.rows[i].Arrival
-		first, last := at+c[0], at+c[len(c)-1]
-		p, cached := float64(r.rows[i].PromptTokens.V), float64(r.real[i].cached)
-		slope := float64(len(c)-1) / float64(max(1, last-first))
+		first, last := r.rows[i].Arrival+o.ttft, r.rows[i].Arrival+o.e2e
+		p, cached := float64(r.rows[i].PromptTokens.V), float64(o.cached)
+		slope := float64(r.rows[i].OutputTokens.V-1) / float64(max(1, last-first))
 		base := p - slope*float64(first)
 		changes = append(changes, change{first, 1, base, slope}, change{last, -1, -base, -slope})
 		fresh := max(1, p-cached)
 		prompts = append(prompts, prompt{first, fresh, fresh*cached + fresh*(fresh+1)/2})
-		for k := 1; k < len(c); k++ {
-			if n++; n%every == 0 && c[k] > c[k-1] {
-				gaps = append(gaps, gap{at + c[k-1], at + c[k]})
-			}
-		}
+	}
+	var gaps []gap
+	for i := 0; i < len(r.gaps); i += 1 + len(r.gaps)/squaredGaps {
+		gaps = append(gaps, r.gaps[i])
 	}
 	if len(gaps) < 10*minRequests {
 		return nil
 	}
 	slices.SortFunc(changes, func(a, b change) int { return cmp.Compare(a.at, b.at) })
 	slices.SortFunc(prompts, func(a, b prompt) int { return cmp.Compare(a.at, b.at) })
-	slices.SortFunc(gaps, func(a, b gap) int { return cmp.Compare(a.to, b.to) })
+	slices.SortFunc(gaps, func(a, b gap) int { return cmp.Compare(a.from+a.to, b.from+b.to) })
 	type sums struct {
 		xx [terms][terms]float64
 		xy [terms]float64

@@ -29,7 +29,7 @@ type Run struct {
 	header traceformat.Header
 	rows   []traceformat.Row // by time of sending; lengths are those that were served
 	real   []outcome         // of each row
-	chunks [][]time.Duration // of each row, from its send; nil where there are none of one token each
+	gaps   []gap             // between two tokens of one request, by the second
 	Failed int64             // rows that say nothing of the engine's pace, left out
 	rate   float64
 }
@@ -55,9 +55,8 @@ func Open(dir string) (*Run, error) {
 	defer rd.Close()
 	r := &Run{Name: filepath.Base(filepath.Clean(dir)), Manifest: m, header: *rd.Header()}
 	type both struct {
-		row    traceformat.Row
-		real   outcome
-		chunks []time.Duration
+		row  traceformat.Row
+		real outcome
 	}
 	var all []both
 	for row, err := range rd.All() {
@@ -86,8 +85,11 @@ func Open(dir string) (*Run, error) {
 		if c, ok := row.ServedCachedTokens.Get(); ok {
 			x.real.cached, x.real.known = c, true
 		}
-		if !slices.ContainsFunc(row.ChunkTokens, func(n int32) bool { return n != 1 }) && len(row.ChunkTokens) == len(row.ChunkTimes) {
-			x.chunks = slices.Clone(row.ChunkTimes)
+		// An event of several tokens is of several passes.
+		for i := 1; i < len(row.ChunkTimes) && len(row.ChunkTokens) == len(row.ChunkTimes); i++ {
+			if a, b := row.ChunkTimes[i-1], row.ChunkTimes[i]; row.ChunkTokens[i] == 1 && b > a {
+				r.gaps = append(r.gaps, gap{row.Sent.V + a, row.Sent.V + b})
+			}
 		}
 		all = append(all, x)
 	}
@@ -96,13 +98,17 @@ func Open(dir string) (*Run, error) {
 	}
 	slices.SortStableFunc(all, func(a, b both) int { return cmp.Compare(a.row.Arrival, b.row.Arrival) })
 	for i := range all {
-		r.rows, r.real, r.chunks = append(r.rows, all[i].row), append(r.real, all[i].real), append(r.chunks, all[i].chunks)
+		r.rows, r.real = append(r.rows, all[i].row), append(r.real, all[i].real)
 	}
+	slices.SortFunc(r.gaps, func(a, b gap) int { return cmp.Or(cmp.Compare(a.to, b.to), cmp.Compare(a.from, b.from)) })
 	if span := r.rows[len(r.rows)-1].Arrival - r.rows[0].Arrival; span > 0 {
 		r.rate = float64(len(r.rows)-1) / span.Seconds()
 	}
 	return r, nil
 }
+
+// A gap is the time between two tokens of one request, in run time.
+type gap struct{ from, to time.Duration }
 
 // minRequests is the least that quantiles can be fitted to.
 const minRequests = 20
