@@ -139,6 +139,41 @@ func startSmallVLLM(t *testing.T) (url string) {
 // passes.
 func TestEngineVLLMSimulatedCounts(t *testing.T) {
 	url := startSmallVLLM(t)
+	// A request that overtakes another on its way makes another schedule, and no
+	// chance makes 160 requests agree: one burst that does is enough.
+	for attempt := 1; ; attempt++ {
+		different := compareCounts(t, "--backend", "vllm", "--url", url)
+		if different == 0 {
+			return
+		}
+		if attempt == 3 {
+			t.Fatalf("%d of 160 requests found something else in the cache, and some did in each of %d bursts", different, attempt)
+		}
+	}
+}
+
+// The same of the simulated engine in real time, which is a check of the check: on
+// a busy machine requests overtake each other.
+func TestSimulatedCounts(t *testing.T) {
+	fast := filepath.Join(t.TempDir(), "fast.json")
+	f := sim.CostFile{Version: sim.CostFileVersion, Engine: "none", Config: sim.CostConfig{BlockSize: 32, NumGPUBlocks: 40, MaxNumSeqs: 64, MaxNumBatchedTokens: 512, MaxModelLen: 1024}}
+	f.Cost.Step = 2e6
+	b, err := f.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(fast, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if different := compareCounts(t, "--backend", "sim="+fast); different > 60 {
+		t.Errorf("%d of 160 requests found something else in the cache", different)
+	}
+}
+
+// compareCounts plays a burst against a server and in virtual time, and returns
+// how many requests found something else in the cache.
+func compareCounts(t *testing.T, server ...string) (different int) {
+	t.Helper()
 	trace := filepath.Join(t.TempDir(), "burst.parquet")
 	w, err := traceformat.Create(trace, &traceformat.Header{Blocks: traceformat.Blocks{Size: 32}})
 	if err != nil {
@@ -148,8 +183,9 @@ func TestEngineVLLMSimulatedCounts(t *testing.T) {
 	for i := range 160 {
 		var r traceformat.Row
 		// The queue is never empty from the second request on, and what is in it
-		// is admitted in order: when exactly each came does not matter.
-		r.ID, r.Arrival = int64(i), time.Duration(i)*4*time.Millisecond
+		// is admitted in order: when exactly each came does not matter, as long as
+		// none overtakes another on its way.
+		r.ID, r.Arrival = int64(i), time.Duration(i)*20*time.Millisecond
 		prompt, output := 70+rng.IntN(200), 60+rng.IntN(120)
 		if i < 4 {
 			prompt, output = 900, 100
@@ -169,11 +205,11 @@ func TestEngineVLLMSimulatedCounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	real, virtual := filepath.Join(t.TempDir(), "real"), filepath.Join(t.TempDir(), "virtual")
-	rows := playInto(t, real, trace, "--backend", "vllm", "--url", url)
+	rows := playInto(t, real, append([]string{trace, "--quiet", "--cache", "salt"}, server...)...)
 	out := command(t, append([]string{trace, "-q", "--virtual", "--speedup", "1000", "-o", virtual}, smallSim...)...)
 	t.Logf("\n%s", out)
 
-	different, cachedReal, cachedSim := 0, 0, 0
+	cachedReal, cachedSim := 0, 0
 	for i, v := range readRows(t, virtual) { // by arrival, as the others
 		if rows[i].ID != v.ID {
 			t.Fatalf("row %d is request %d and %d", i, rows[i].ID, v.ID)
@@ -215,15 +251,13 @@ func TestEngineVLLMSimulatedCounts(t *testing.T) {
 	}
 	t.Logf("%d requests: cached tokens %d and simulated %d, %d requests differ; preemptions %.0f and %d; passes %.0f and %d, KS of their tokens %.4f",
 		len(rows), cachedReal, cachedSim, different, preempted, s.Preemptions, total, n, ks)
-	if different > 0 {
-		t.Errorf("%d of %d requests found something else in the cache", different, len(rows))
-	}
 	if preempted < 100 || math.Abs(float64(s.Preemptions)/preempted-1) > 0.1 {
 		t.Errorf("%.0f preemptions and %d simulated, want at least 100 and within 10 %%", preempted, s.Preemptions)
 	}
 	if ks > 0.05 {
 		t.Errorf("the tokens of passes are %.3f apart (KS), want 0.05", ks)
 	}
+	return different
 }
 
 // readPage reads a page of metrics; samples are asked for by their name and,
