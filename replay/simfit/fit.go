@@ -144,7 +144,7 @@ func Fit(ctx context.Context, r *Run, conf engine.Config, o Options) (*Result, e
 	}
 	// What is at its floor is not there.
 	for _, p := range parameters {
-		if v := p.of(&best.Cost); *v <= p.floor {
+		if v := p.of(&best.Cost); *v <= 1.01*p.floor {
 			*v = 0
 		}
 	}
