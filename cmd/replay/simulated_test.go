@@ -205,14 +205,15 @@ func compareCounts(t *testing.T, server ...string) (different int) {
 		t.Fatal(err)
 	}
 	real, virtual := filepath.Join(t.TempDir(), "real"), filepath.Join(t.TempDir(), "virtual")
-	rows := playInto(t, real, append([]string{trace, "--quiet", "--cache", "salt"}, server...)...)
+	t.Logf("\n%s", command(t, append([]string{trace, "-q", "--cache", "salt", "-o", real}, server...)...))
+	rows := readRows(t, real)
 	out := command(t, append([]string{trace, "-q", "--virtual", "--speedup", "1000", "-o", virtual}, smallSim...)...)
 	t.Logf("\n%s", out)
 
 	cachedReal, cachedSim := 0, 0
 	for i, v := range readRows(t, virtual) { // by arrival, as the others
-		if rows[i].ID != v.ID {
-			t.Fatalf("row %d is request %d and %d", i, rows[i].ID, v.ID)
+		if r := rows[i]; r.ID != v.ID || r.Result != traceformat.ResultOK || r.ServedOutputTokens != v.ServedOutputTokens {
+			t.Fatalf("row %d is request %d, %s with %d tokens; simulated %d with %d", i, r.ID, r.Result, r.ServedOutputTokens.V, v.ID, v.ServedOutputTokens.V)
 		}
 		a, b := int(rows[i].ServedCachedTokens.V), int(v.ServedCachedTokens.V)
 		cachedReal, cachedSim = cachedReal+a, cachedSim+b
