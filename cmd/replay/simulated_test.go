@@ -288,36 +288,42 @@ func readPage(t *testing.T, name string) func(string) float64 {
 // A fit to one paced run of vLLM predicts another load, as well as vLLM runs
 // agree with each other or within 15 %.
 func TestEngineVLLMSimulatedLatencies(t *testing.T) {
-	url := startSmallVLLM(t)
+	compareLatencies(t, 40*time.Second, "--backend", "vllm", "--url", startSmallVLLM(t))
+}
+
+// compareLatencies fits the engine of a server to one load and compares another
+// with its simulation; each run sends for span.
+func compareLatencies(t *testing.T, span time.Duration, server ...string) {
+	t.Helper()
 	dir := t.TempDir()
-	traffic := func(rate float64, d time.Duration) []string {
+	traffic := func(rate float64) []string {
 		return []string{
 			"--synthetic", fmt.Sprintf("rate=%.2f,arrival=poisson,prompt-tokens=lognormal:130,0.6,output-tokens=lognormal:40,0.5", rate),
-			"--duration", d.String(), "--too-long", "clip", "--max-model-len", "1024", "-q",
+			"--duration", span.String(), "--too-long", "clip", "--max-model-len", "1024", "-q",
 		}
 	}
-	vllm := func(name string, args ...string) string {
+	play := func(name string, args ...string) string {
 		out := filepath.Join(dir, name)
-		command(t, append(args, "--backend", "vllm", "--url", url, "--cache", "salt", "-o", out)...)
+		command(t, append(append(args, "--cache", "salt", "-o", out), server...)...)
 		return out
 	}
 	// What the engine can do: a closed loop that keeps its cache full.
-	closed := vllm("closed", append(traffic(10, 20*time.Second), "--concurrency", "8")...)
+	closed := play("closed", append(traffic(10), "--concurrency", "8")...)
 	m, err := replay.ReadManifest(closed)
 	if err != nil {
 		t.Fatal(err)
 	}
 	most := m.Summary.Rates.Completed
-	fit := vllm("fit", traffic(0.7*most, 40*time.Second)...)
+	fit := play("fit", traffic(0.7*most)...)
 	var runs []string
 	for i := range 5 {
-		runs = append(runs, vllm(fmt.Sprintf("other%d", i), traffic(0.45*most, 40*time.Second)...))
+		runs = append(runs, play(fmt.Sprintf("other%d", i), traffic(0.45*most)...))
 	}
 	cost := filepath.Join(dir, "cost.json")
 	out := command(t, "sim-fit", fit, "--validate", runs[0], "--option", "max-num-batched-tokens=512", "--option", "max-num-seqs=64", "-q", "-o", cost)
-	t.Logf("vLLM completes %.1f requests a second in a closed loop of 8\n%s", most, out)
+	t.Logf("the engine completes %.1f requests a second in a closed loop of 8\n%s", most, out)
 	virtual := filepath.Join(dir, "virtual")
-	command(t, append(traffic(0.45*most, 40*time.Second), "--virtual", "--backend", "sim="+cost, "-o", virtual)...)
+	command(t, append(traffic(0.45*most), "--virtual", "--backend", "sim="+cost, "-o", virtual)...)
 
 	figure := func(run string, of func(*traceformat.Row) traceformat.Opt[time.Duration], q float64) float64 {
 		var all []float64
@@ -351,7 +357,7 @@ func TestEngineVLLMSimulatedLatencies(t *testing.T) {
 			median, floor := stats.Quantile(real, 0.5), stats.Quantile(apart, 0.5)
 			simulated := figure(virtual, metric.of, q)
 			off, limit := simulated/median-1, max(0.15, 1.5*floor)
-			t.Logf("%s p%.0f: vLLM %.1f ms (%.1f to %.1f, runs %.1f %% apart in the median), simulated %.1f ms: %+.1f %%, limit %.1f %%",
+			t.Logf("%s p%.0f: the engine %.1f ms (%.1f to %.1f, runs %.1f %% apart in the median), simulated %.1f ms: %+.1f %%, limit %.1f %%",
 				metric.name, 100*q, median, real[0], real[len(real)-1], 100*floor, simulated, 100*off, 100*limit)
 			if math.Abs(off) > limit {
 				t.Errorf("%s p%.0f is %+.1f %% off, limit %.1f %%", metric.name, 100*q, 100*off, 100*limit)
