@@ -170,8 +170,12 @@ const (
 // tells say why. A salt that is drawn goes to p.Options, and from there to the
 // manifest. A [*backends.CacheError] says what else can be done.
 func (p *Plan) PrepareCache(ctx context.Context, b backends.Backend, info *backends.Info, say func(string)) (*CacheRecord, error) {
-	r := &CacheRecord{Mode: cmp.Or(p.Options.Cache, CacheWarm), info: info.Cache, shard: p.Options.Shard.Of > 1}
-	r.cache, _ = b.(Cache)
+	cache, _ := b.(Cache)
+	return p.prepareCache(ctx, cache, info, say)
+}
+
+func (p *Plan) prepareCache(ctx context.Context, cache Cache, info *backends.Info, say func(string)) (*CacheRecord, error) {
+	r := &CacheRecord{Mode: cmp.Or(p.Options.Cache, CacheWarm), info: info.Cache, shard: p.Options.Shard.Of > 1, cache: cache}
 	p.cacheInfo = info.Cache
 	switch r.Mode {
 	case CacheSalted:
@@ -576,8 +580,12 @@ func (t *cacheTally) engineBlocks(r *traceformat.Request, own uint64, lap int32,
 // answered compares what the server said of x with what was implied.
 func (t *cacheTally) answered(x *exchange) {
 	t.play()
-	cached, ok := x.row.ServedCachedTokens.Get()
-	prompt, known := x.row.ServedPromptTokens.Get()
+	t.compare(&x.row, x.implied)
+}
+
+func (t *cacheTally) compare(row *traceformat.Row, i implied) {
+	cached, ok := row.ServedCachedTokens.Get()
+	prompt, known := row.ServedPromptTokens.Get()
 	if !ok || !known {
 		return
 	}
@@ -588,11 +596,11 @@ func (t *cacheTally) answered(x *exchange) {
 	if t.trace == nil {
 		return
 	}
-	r.Implied += int64(x.implied.cached)
-	if int(cached) > x.implied.unlimited {
+	r.Implied += int64(i.cached)
+	if int(cached) > i.unlimited {
 		r.Beyond++
 	}
-	switch d := int(cached) - x.implied.cached; {
+	switch d := int(cached) - i.cached; {
 	case d == 0:
 		r.Exact++
 	case d > 0:

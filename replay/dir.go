@@ -80,6 +80,9 @@ func CreateDir(path string, m *Manifest, p *Plan, slos []metrics.SLO, limits met
 	if d.hlog, err = metrics.CreateLatencyLog(filepath.Join(path, LatencyFile), start); err != nil {
 		return nil, errors.Join(err, d.journal.Close())
 	}
+	if m.Virtual {
+		d.hlog.Widen(p.Span() / virtualIntervals)
+	}
 	to := p.Span()
 	if p.Waits() {
 		to = 0 // the last send, whenever that was

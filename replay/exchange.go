@@ -106,15 +106,16 @@ func (x *exchange) reschedule(due time.Duration) { x.due, x.row.Arrival = due, d
 
 // clip makes the row say what is asked for where the plan shortened it. What
 // the trace says stays in the extra column.
-func (x *exchange) clip() {
-	r := &x.row.Request
-	if v := r.PromptTokens.V; v != int32(x.prompt) {
+func (x *exchange) clip() { clipRow(&x.row.Request, x.prompt, x.output, x.abort) }
+
+func clipRow(r *traceformat.Request, prompt, output int, a abort) {
+	if v := r.PromptTokens.V; v != int32(prompt) {
 		r.Extra = withField(r.Extra, "clipped_from_prompt_tokens", int(v))
-		r.PromptTokens.V = int32(x.prompt)
+		r.PromptTokens.V = int32(prompt)
 	}
-	if v := r.OutputTokens.V; v != int32(x.output) && !x.abort.set {
+	if v := r.OutputTokens.V; v != int32(output) && !a.set {
 		r.Extra = withField(r.Extra, "clipped_from_output_tokens", int(v))
-		r.OutputTokens.V = int32(x.output)
+		r.OutputTokens.V = int32(output)
 	}
 }
 

@@ -39,6 +39,9 @@ type Manifest struct {
 	Stopped string   `json:"stopped,omitempty"`
 	Program Program  `json:"program"`
 	Args    []string `json:"args"`
+	// Virtual says that no server was asked and no time passed: all times are
+	// those of a simulation.
+	Virtual bool     `json:"virtual,omitempty"`
 	Options Options  `json:"options"`
 	Trace   TraceRef `json:"trace"`
 	Plan    PlanRef  `json:"plan"`
@@ -49,6 +52,9 @@ type Manifest struct {
 	Cache *CacheRecord `json:"cache,omitempty"`
 	// Telemetry says what the serving host did meanwhile.
 	Telemetry *findings.Record `json:"telemetry,omitempty"`
+
+	// Simulation says what the simulated engine did, in virtual time.
+	Simulation *Simulation `json:"simulation,omitempty"`
 
 	Host  Host   `json:"host"`
 	Stats *Stats `json:"stats,omitempty"`

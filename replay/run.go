@@ -44,6 +44,7 @@ type Config struct {
 type Progress struct {
 	sent, shed, inFlight, peak, retries, tokens atomic.Int64
 	started                                     atomic.Int64 // clock reading
+	virtual                                     atomic.Int64 // time of a run in virtual time, beyond its zero by 1; 0: it is none
 }
 
 // A Snapshot is Progress at one moment.
@@ -56,7 +57,9 @@ type Snapshot struct {
 // Snapshot reads p. Started is false before the first scheduled send is known.
 func (p *Progress) Snapshot() (s Snapshot, started bool) {
 	start := p.started.Load()
-	if start != 0 {
+	if v := p.virtual.Load(); v != 0 {
+		s.Elapsed, start = time.Duration(v-1), v
+	} else if start != 0 {
 		s.Elapsed = clock.Now() - time.Duration(start)
 	}
 	s.Sent, s.Shed, s.InFlight, s.Peak = p.sent.Load(), p.shed.Load(), p.inFlight.Load(), p.peak.Load()

@@ -39,6 +39,7 @@ type Telemetry struct {
 	writer   *gpu.Writer
 	latest   gpu.Latest
 	rows     *findings.Requests // of one goroutine, that of Record
+	virtual  *gpu.SourceStatus  // of an engine in virtual time; nil: the run is real
 	zeroed   bool               // of emit: the file knows the run's zero
 
 	mu    sync.Mutex // guards what follows
@@ -166,7 +167,10 @@ func (t *Telemetry) finish(m *Manifest) (*findings.Record, error) {
 		rec.Findings = *f
 		return rec, err
 	}
-	if zero := time.Duration(t.progress.started.Load()); zero != 0 {
+	if t.virtual != nil {
+		rec.Sources = append(rec.Sources, *t.virtual)
+		t.writer.SetZero(0, m.Stats.StartedAt)
+	} else if zero := time.Duration(t.progress.started.Load()); zero != 0 {
 		t.writer.SetZero(zero, m.Stats.StartedAt)
 	}
 	rec.File = TelemetryFile

@@ -25,6 +25,18 @@ import (
 // Options say what to simulate; the zero value is the default preset.
 type Options = server.Options
 
+// A CostFile is a cost model that was fitted to a real run, and how well.
+type (
+	CostFile   = server.CostFile
+	CostConfig = server.CostConfig
+	CostRun    = server.CostRun
+	CostError  = server.CostError
+	CostSpread = server.CostSpread
+)
+
+// CostFileVersion is the version of cost.json.
+const CostFileVersion = server.CostFileVersion
+
 // A Fault makes some requests go wrong, for tests of clients.
 type (
 	Fault     = server.Fault

@@ -44,7 +44,7 @@ Exit status is 0 if the run is done and faithful, 1 if it failed, 2 for a usage 
 results are kept).`,
 		Flags:    slices.Concat(runFlags(), sequenceFlags()),
 		Action:   play,
-		Commands: []*cli.Command{selftestCommand(), agentCommand(), experimentCommand(), kubernetesCommand()},
+		Commands: []*cli.Command{selftestCommand(), agentCommand(), experimentCommand(), kubernetesCommand(), simFitCommand()},
 	}
 	a.Commands = append(a.Commands, searchCommand(a.Flags))
 	return a
@@ -54,13 +54,16 @@ results are kept).`,
 func runFlags() []cli.Flag {
 	d := replay.Defaults()
 	return append([]cli.Flag{
-		&cli.StringSliceFlag{Name: "backend", Usage: "what to play against: `NAME`, NAME=URL or sim=PRESET; there are sim, vllm, sglang, openai; several are compared, LABEL:NAME=URL tells two of a kind apart", DefaultText: "sim"},
+		&cli.StringSliceFlag{Name: "backend", Usage: "what to play against: `NAME`, NAME=URL, sim=PRESET or sim=cost.json (of sim-fit); there are sim, vllm, sglang, openai; several are compared, LABEL:NAME=URL tells two of a kind apart", DefaultText: "sim"},
 		&cli.StringFlag{Name: "url", Usage: "`URL` of the server"},
 		&cli.StringFlag{Name: "model", Usage: "`NAME` of the model at the server", DefaultText: "what the server says"},
 		&cli.StringSliceFlag{Name: "option", Usage: "`KEY=VALUE` for the backend, for example max-num-seqs=64 (sim), api=v1 (sglang); of several, LABEL:KEY=VALUE is for one"},
 		&cli.BoolFlag{Name: "chat", Usage: "send text to the chat endpoint in place of token ids"},
 		&cli.StringFlag{Name: "tokenizer", Usage: "the model's tokenizer.json `FILE`: makes text prompts of exact length where the server has no /tokenize"},
 		&cli.StringFlag{Name: "api-key-env", Value: "REPRISE_API_KEY", Usage: "environment `VARIABLE` that holds the server's bearer token"},
+
+		&cli.BoolFlag{Name: "virtual", Usage: "simulate the run in virtual time (sim alone): nothing waits, and every run gives the same result; see docs/simulation.md"},
+		&cli.StringFlag{Name: "chunks", Value: "on", Usage: "with --virtual, record the time of every token: `on|off`"},
 
 		&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "run `DIR` to write", DefaultText: "run-DATE-TIME"},
 		&cli.BoolFlag{Name: "force", Usage: "replace the run that is in DIR"},

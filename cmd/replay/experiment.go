@@ -178,15 +178,7 @@ func (a *ab) openCell(cell *experiment.Cell, alike map[string]*work) (*work, err
 		return nil, err
 	}
 	if e.embedded() {
-		options := map[string]string{}
-		for _, kv := range e.options {
-			k, v, _ := strings.Cut(kv, "=")
-			options[k] = v
-		}
-		if e.preset != "" {
-			options["preset"] = e.preset
-		}
-		if _, err := embeddedOptions(options); err != nil {
+		if _, err := e.simOptions(); err != nil {
 			return nil, err
 		}
 	}

@@ -37,6 +37,12 @@ const defaultConnect = 10 * time.Second
 
 // play is the action of `replay TRACE`.
 func play(c *urfave.Context) error {
+	if c.Bool("virtual") {
+		return playVirtual(c)
+	}
+	if c.IsSet("chunks") {
+		return cli.Usagef("add --virtual", "--chunks goes with --virtual")
+	}
 	if sequenced(c) {
 		return playSequence(c)
 	}
@@ -215,6 +221,9 @@ func play(c *urfave.Context) error {
 func show(c *urfave.Context, s *metrics.Summary, m *replay.Manifest, dir *replay.Dir) error {
 	if c.Bool("json") {
 		return cli.WriteJSON(c.App.Writer, m)
+	}
+	if err := renderVirtual(c, m); err != nil {
+		return err
 	}
 	color := cli.IsTerminal(c.App.Writer) && os.Getenv("NO_COLOR") == ""
 	if err := metrics.RenderText(c.App.Writer, s, cli.Columns(c.App.Writer, 88), color); err != nil {
@@ -470,6 +479,37 @@ type endpoint struct {
 // embedded says that the server is the engine that comes with this program.
 func (e *endpoint) embedded() bool { return e.kind == "sim" && e.url == "" }
 
+// parseOptions reads the options of e, its preset among them.
+func (e *endpoint) parseOptions() (map[string]string, error) {
+	kv := map[string]string{}
+	for _, o := range e.options {
+		k, v, ok := strings.Cut(o, "=")
+		if !ok {
+			return nil, cli.Usagef("--option max-num-seqs=64", "--option %q is not KEY=VALUE", o)
+		}
+		kv[k] = v
+	}
+	if e.embedded() && e.preset != "" {
+		kv["preset"] = e.preset
+	}
+	return kv, nil
+}
+
+// simOptions are those of the embedded engine.
+func (e *endpoint) simOptions() (sim.Options, error) {
+	kv, err := e.parseOptions()
+	if err != nil {
+		return sim.Options{}, err
+	}
+	o, err := sim.ParseOptions(kv)
+	if err != nil {
+		return o, cli.Usagef("the presets are "+presetList(), "sim: %w", err)
+	}
+	return o, nil
+}
+
+func presetList() string { return strings.Join(sim.Presets(), ", ") }
+
 // parseEndpoint reads NAME, NAME=URL or sim=PRESET.
 func parseEndpoint(arg, url string, options []string) (endpoint, error) {
 	name, value, _ := strings.Cut(arg, "=")
@@ -503,19 +543,13 @@ func onlyEndpoint(c *urfave.Context) (endpoint, error) {
 func connect(ctx context.Context, c *urfave.Context, e endpoint) (*server, error) {
 	name := e.kind
 	s := &server{name: name, url: e.url}
-	conf := backends.Config{Model: c.String("model"), APIKey: os.Getenv(c.String("api-key-env")), Chat: c.Bool("chat"), Options: map[string]string{}}
-	for _, kv := range e.options {
-		k, v, ok := strings.Cut(kv, "=")
-		if !ok {
-			return nil, cli.Usagef("--option max-num-seqs=64", "--option %q is not KEY=VALUE", kv)
-		}
-		conf.Options[k] = v
+	opts, err := e.parseOptions()
+	if err != nil {
+		return nil, err
 	}
+	conf := backends.Config{Model: c.String("model"), APIKey: os.Getenv(c.String("api-key-env")), Chat: c.Bool("chat"), Options: opts}
 	if e.embedded() {
-		if e.preset != "" {
-			conf.Options["preset"] = e.preset
-		}
-		o, err := embeddedOptions(conf.Options)
+		o, err := e.simOptions()
 		if err != nil {
 			return nil, err
 		}
@@ -553,15 +587,6 @@ func connect(ctx context.Context, c *urfave.Context, e endpoint) (*server, error
 		s.header = append(s.header, wire.Field{Name: "Connection", Value: "close"})
 	}
 	return s, nil
-}
-
-// embeddedOptions reads the options of the embedded engine.
-func embeddedOptions(kv map[string]string) (sim.Options, error) {
-	o, err := sim.ParseOptions(kv)
-	if err != nil {
-		return o, cli.Usagef("the presets are "+strings.Join(sim.Presets(), ", "), "sim: %w", err)
-	}
-	return o, nil
 }
 
 // dial makes the wire client of the run.

@@ -33,7 +33,8 @@ type LatencyLog struct {
 	log  *hdrhistogram.HistogramLogWriter
 
 	base     time.Time
-	interval int64 // seconds of run time
+	width    int64 // of an interval in seconds
+	interval int64 // the open one, counted from 0
 	begun    bool
 	tags     []taggedHist
 	err      error
@@ -51,7 +52,7 @@ func CreateLatencyLog(path string, start time.Time) (*LatencyLog, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &LatencyLog{file: f, w: bufio.NewWriter(f), base: start.Truncate(time.Second)}
+	l := &LatencyLog{file: f, w: bufio.NewWriter(f), base: start.Truncate(time.Second), width: 1}
 	l.log = hdrhistogram.NewHistogramLogWriter(l.w)
 	for _, tag := range []string{TagTTFT, TagITL, TagE2E, TagSendLag} {
 		l.tags = append(l.tags, taggedHist{tag, stats.NewHist()})
@@ -68,12 +69,16 @@ func CreateLatencyLog(path string, start time.Time) (*LatencyLog, error) {
 	return l, nil
 }
 
+// Widen makes an interval at least so long, before the first row: a run in virtual
+// time is over before its seconds could be written.
+func (l *LatencyLog) Widen(d time.Duration) { l.width = max(1, int64(d.Seconds())) }
+
 // Add takes one row, which stays the caller's.
 func (l *LatencyLog) Add(row *traceformat.Row) error {
 	r := Measure(row)
-	if second := int64(r.End.Or(r.Zero) / time.Second); !l.begun || second > l.interval {
+	if n := int64(r.End.Or(r.Zero)/time.Second) / l.width; !l.begun || n > l.interval {
 		l.flush()
-		l.begun, l.interval = true, second
+		l.begun, l.interval = true, n
 	}
 	ttft, itl, e2e, lags := l.tags[0].hist, l.tags[1].hist, l.tags[2].hist, l.tags[3].hist
 	if lag, ok := r.Lag.Get(); ok {
@@ -103,8 +108,8 @@ func (l *LatencyLog) flush() {
 		}
 		h := t.hist.HDR()
 		h.SetTag(t.tag)
-		h.SetStartTimeMs(l.base.UnixMilli() + l.interval*1000)
-		h.SetEndTimeMs(l.base.UnixMilli() + (l.interval+1)*1000)
+		h.SetStartTimeMs(l.base.UnixMilli() + l.interval*l.width*1000)
+		h.SetEndTimeMs(l.base.UnixMilli() + (l.interval+1)*l.width*1000)
 		if over := t.hist.Over(); over > 0 {
 			l.err = l.log.OutputComment(fmt.Sprintf("[%s: %d values beyond %v count as %[3]v]", t.tag, over, stats.HistMax))
 		}

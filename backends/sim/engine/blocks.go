@@ -9,7 +9,9 @@ type block struct {
 	// Neighbours in the free list, which is a ring through block 0.
 	prev, next int32
 	// Neighbours among blocks of the same hash, a ring of its own: requests
-	// that compute the same prefix at the same time each fill a block.
+	// that compute the same prefix at the same time each fill a block. 0, the
+	// null block, says that a block with a hash is in no ring and not in the
+	// index, as nobody looks for it.
 	twinPrev, twinNext int32
 }
 
@@ -19,9 +21,9 @@ type block struct {
 type pool struct {
 	blocks []block
 	free   int
-	index  map[uint64]int32 // hash to the oldest of its blocks
-	cached int              // blocks with a hash
-	share  bool             // prefix caching is on
+	index  table // hash to the oldest of its blocks
+	cached int   // blocks with a hash
+	share  bool  // prefix caching is on
 }
 
 func newPool(blocks int, share bool) *pool {
@@ -32,7 +34,7 @@ func newPool(blocks int, share bool) *pool {
 	p.blocks[0].prev = int32(blocks - 1)
 	p.blocks[blocks-1].next = 0
 	if share {
-		p.index = make(map[uint64]int32, blocks)
+		p.index = newTable(blocks)
 	}
 	return p
 }
@@ -88,18 +90,31 @@ func (p *pool) release(held []int32) {
 }
 
 // find returns the block to share for a hash.
-func (p *pool) find(hash uint64) (int32, bool) {
-	b, ok := p.index[hash]
-	return b, ok
-}
+func (p *pool) find(hash uint64) (int32, bool) { return p.index.get(hash) }
 
-// remember enters a full block into the index.
-func (p *pool) remember(b int32, hash uint64) {
+// remember gives a full block its hash, and enters it into the index unless
+// nobody looks for it.
+func (p *pool) remember(b int32, hash uint64, private bool) {
 	p.blocks[b].hash = hash
 	p.cached++
-	head, ok := p.index[hash]
+	if private {
+		p.blocks[b].twinPrev, p.blocks[b].twinNext = 0, 0
+		return
+	}
+	p.enter(b)
+}
+
+// publish enters a block that nobody was to look for.
+func (p *pool) publish(b int32) {
+	if p.blocks[b].twinNext == 0 {
+		p.enter(b)
+	}
+}
+
+func (p *pool) enter(b int32) {
+	head, ok := p.index.get(p.blocks[b].hash)
 	if !ok {
-		p.index[hash] = b
+		p.index.put(p.blocks[b].hash, b)
 		p.blocks[b].twinPrev, p.blocks[b].twinNext = b, b
 		return
 	}
@@ -108,7 +123,7 @@ func (p *pool) remember(b int32, hash uint64) {
 	p.blocks[tail].twinNext, p.blocks[head].twinPrev = b, b
 }
 
-// forget removes a block from the index, if it is there.
+// forget takes the hash off a block, if it has one.
 func (p *pool) forget(b int32) {
 	h := p.blocks[b].hash
 	if h == 0 {
@@ -117,13 +132,16 @@ func (p *pool) forget(b int32) {
 	p.blocks[b].hash = 0
 	p.cached--
 	prev, next := p.blocks[b].twinPrev, p.blocks[b].twinNext
-	if next == b {
-		delete(p.index, h)
+	switch next {
+	case 0:
+		return
+	case b:
+		p.index.drop(h)
 		return
 	}
 	p.blocks[prev].twinNext, p.blocks[next].twinPrev = next, prev
-	if p.index[h] == b {
-		p.index[h] = next
+	if head, _ := p.index.get(h); head == b {
+		p.index.put(h, next)
 	}
 }
 
@@ -132,13 +150,71 @@ func (p *pool) reset() bool {
 	if p.free != p.usable() {
 		return false
 	}
-	clear(p.index)
+	p.index.clear()
 	for i := range p.blocks {
 		p.blocks[i].hash = 0
 	}
 	p.cached = 0
 	return true
 }
+
+// A table maps the hashes of blocks to them: open addressing, as half of what a
+// simulation of shared prefixes does is to look here. A hash is its own hash.
+type table struct {
+	slots []tableSlot
+	mask  uint64
+}
+
+type tableSlot struct {
+	key   uint64 // 0: empty
+	block int32
+}
+
+// newTable makes room for n hashes, and no more.
+func newTable(n int) table {
+	size := 16
+	for size < 2*n {
+		size *= 2
+	}
+	return table{make([]tableSlot, size), uint64(size - 1)}
+}
+
+// at is the slot of key, or the empty one where it belongs.
+func (t *table) at(key uint64) uint64 {
+	i := key & t.mask
+	for t.slots[i].key != key && t.slots[i].key != 0 {
+		i = (i + 1) & t.mask
+	}
+	return i
+}
+
+func (t *table) get(key uint64) (int32, bool) {
+	if t.slots == nil {
+		return 0, false
+	}
+	s := &t.slots[t.at(key)]
+	return s.block, s.key == key
+}
+
+func (t *table) put(key uint64, b int32) { t.slots[t.at(key)] = tableSlot{key, b} }
+
+// drop removes key and closes the gap behind it.
+func (t *table) drop(key uint64) {
+	gap := t.at(key)
+	if t.slots[gap].key == 0 {
+		return
+	}
+	for i := (gap + 1) & t.mask; t.slots[i].key != 0; i = (i + 1) & t.mask {
+		// It may move to the gap unless its home lies behind that.
+		if home := t.slots[i].key & t.mask; (i-home)&t.mask >= (i-gap)&t.mask {
+			t.slots[gap] = t.slots[i]
+			gap = i
+		}
+	}
+	t.slots[gap] = tableSlot{}
+}
+
+func (t *table) clear() { clear(t.slots) }
 
 // mix folds a value into a running hash (the multiply-fold of wyhash). The hash
 // of a block is the running hash at its end, so it is chained by construction.

@@ -48,3 +48,7 @@
 // detokenizers, swapping, LoRA, multi-modal inputs. Published systems that
 // capture more, for comparison: Vidur, LLMServingSim 2.0, BLIS.
 package engine
+
+// IterationBounds are the bounds of vLLM's histogram of the tokens of one pass,
+// where a prompt counts in the pass that ends it.
+var IterationBounds = []float64{1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384}

@@ -93,10 +93,14 @@ const (
 type Request struct {
 	// Prompt is the prompt in token ids; Submit reads it and nothing else does. A
 	// caller that knows only hashes gives PromptLen and Hashes, the chained hash
-	// of each leading full block, instead.
+	// of each leading full block, instead. Submit copies them.
 	Prompt    []uint32
 	PromptLen int
 	Hashes    []uint64
+	// Own names what lies behind Hashes, the answer included: requests of one
+	// name and one salt have the same prompt and the same answer. 0: this
+	// request alone has it, and nobody else can find its blocks.
+	Own uint64
 
 	MaxTokens int      // length of the answer, at least 1
 	MinTokens int      // no stop before this many
@@ -105,6 +109,7 @@ type Request struct {
 	Priority  int64
 	Salt      uint64 // requests share cached prefixes only within one salt
 	Seed      uint64 // part of what the answer is drawn from, with the prompt
+	Watch     int    // Coast stops short of this token of the answer; 0: of none
 	Owner     any    // the caller's
 
 	// What happened; valid once Scheduled, First and so on are reached.
@@ -119,9 +124,12 @@ type Request struct {
 	StopIDHit        bool
 	tokens, computed int // tokens known, tokens with KV
 	indexed          int // blocks entered into the index
+	room             int // tokens that blocks hold
 	blocks           []int32
-	hashes           []uint64
-	state, draw      uint64 // running hash of all tokens; source of the answer
+	hashes           []uint64 // of the leading full blocks; those of own come behind
+	state, draw      uint64   // running hash of all tokens; source of the answer
+	own              uint64   // what block hashes behind hashes are made of; 0: they are in hashes
+	alone            bool     // own is no other request's
 	seq              uint64
 	place            place
 }
@@ -175,6 +183,10 @@ type Engine struct {
 
 	static staticBatch
 
+	// Of Coast: indices of running requests by pass, and where each pass begins.
+	takes, fills   []int32
+	takeAt, fillAt []int
+
 	// Spare memory of ended requests.
 	spareBlocks [][]int32
 	spareHashes [][]uint64
@@ -222,46 +234,63 @@ func (e *Engine) Submit(now time.Duration, r *Request) error {
 	return nil
 }
 
-// root starts every running hash.
-const root = 0x1d8e4e27c47d124f
+// root starts every running hash; ownKind tells names that requests have by
+// themselves from those that they were given.
+const (
+	root    = 0x1d8e4e27c47d124f
+	ownKind = 0x8c6d2f7b1e5a9043
+)
 
 // hashPrompt sets the hashes of the prompt's full blocks and the source of the
 // answer, which depends on the prompt and the seed alone: a model knows nothing
 // of salts or caches.
 func (e *Engine) hashPrompt(r *Request) {
-	known := len(r.Prompt) > 0
-	if !e.pool.share || r.Salt != 0 {
-		r.draw = hashTokens(mix(root, 0), r.Prompt)
-	}
+	salted := mix(root, r.Salt)
 	if e.pool.share {
 		if n := len(e.spareHashes); n > 0 {
 			r.hashes, e.spareHashes = e.spareHashes[n-1], e.spareHashes[:n-1]
 		}
-		r.hashes = slices.Grow(r.hashes, e.span(r))
-		r.state = mix(root, r.Salt)
-		for _, h := range r.Hashes {
-			r.hashes = append(r.hashes, nonzero(mix(r.state, h)))
+	}
+	if len(r.Prompt) == 0 {
+		name := r.Own
+		if r.alone = name == 0; r.alone {
+			name = mix(ownKind, e.seq)
 		}
-		if !known {
-			// What lies behind the hashes is this request's own.
-			r.state = mix(r.state, e.seq)
-		}
-		for i := len(r.hashes) * e.cfg.BlockSize; i < r.PromptLen; i++ {
-			token := uint32(i)
-			if known {
-				token = r.Prompt[i]
+		r.own = nonzero(mix(salted, name))
+		r.draw = mix(mix(root, name), r.Seed)
+		if e.pool.share {
+			for _, h := range r.Hashes {
+				r.hashes = append(r.hashes, nonzero(mix(salted, h)))
 			}
+		}
+		return
+	}
+	if !e.pool.share || r.Salt != 0 {
+		r.draw = hashTokens(mix(root, 0), r.Prompt)
+	}
+	if e.pool.share {
+		r.hashes = slices.Grow(r.hashes, e.span(r))
+		r.state = salted
+		for i, token := range r.Prompt {
 			r.push(token, i+1, e.cfg.BlockSize)
 		}
 		if r.Salt == 0 {
 			r.draw = r.state
 		}
 	}
-	if !known {
-		r.draw = mix(r.draw, e.seq)
-	}
 	r.draw = mix(r.draw, r.Seed)
 }
+
+// hash is that of block k of r, which is full.
+func (r *Request) hash(k int) uint64 {
+	if k < len(r.hashes) {
+		return r.hashes[k]
+	}
+	return nonzero(mix(r.own, uint64(k)))
+}
+
+// private says that nobody but r can look for its block k.
+func (r *Request) private(k int) bool { return r.alone && k >= len(r.hashes) }
 
 // span is how many blocks r may come to hold.
 func (e *Engine) span(r *Request) int {
@@ -285,6 +314,22 @@ func (r *Request) push(token uint32, n, blockSize int) {
 		r.state = nonzero(r.state)
 		r.hashes = append(r.hashes, r.state)
 	}
+}
+
+// Running lists the requests that run, the engine's own list: it may be read
+// until the next call that changes the engine.
+func (e *Engine) Running() []*Request { return e.running }
+
+// All lists the requests that have not ended.
+func (e *Engine) All() (all []*Request) {
+	for _, list := range [][]*Request{e.static.rows, e.running, e.queue.list[e.queue.head:], e.pending.list[e.pending.head:]} {
+		for _, r := range list {
+			if r.place != ended {
+				all = append(all, r)
+			}
+		}
+	}
+	return all
 }
 
 // Abort ends a request at once and frees what it held. It reports false if the
@@ -324,7 +369,7 @@ func (e *Engine) end(r *Request) {
 	if r.hashes != nil {
 		e.spareHashes = append(e.spareHashes, r.hashes[:0])
 	}
-	r.blocks, r.hashes, r.place = nil, nil, ended
+	r.blocks, r.hashes, r.room, r.place = nil, nil, 0, ended
 }
 
 // Wake returns when the next submitted request enters the queue. It is of
@@ -442,8 +487,14 @@ func (e *Engine) victim() int {
 }
 
 func (e *Engine) preempt(r *Request) {
+	if e.pool.share && r.alone {
+		// It will look for them.
+		for k := len(r.hashes); k < r.indexed; k++ {
+			e.pool.publish(r.blocks[k])
+		}
+	}
 	e.pool.release(r.blocks)
-	r.blocks, r.computed, r.indexed = r.blocks[:0], 0, 0
+	r.blocks, r.room, r.computed, r.indexed = r.blocks[:0], 0, 0, 0
 	r.Preemptions++
 	e.stats.Preemptions++
 	r.place = waiting
@@ -453,19 +504,28 @@ func (e *Engine) preempt(r *Request) {
 // grow gives r blocks for n tokens and enters those that this step fills into
 // the index. It changes nothing if there are too few.
 func (e *Engine) grow(r *Request, n int) bool {
-	need := (n+e.cfg.BlockSize-1)/e.cfg.BlockSize - len(r.blocks)
-	if need > e.pool.free {
-		return false
-	}
-	for ; need > 0; need-- {
-		r.blocks = append(r.blocks, e.pool.take())
+	size := e.cfg.BlockSize
+	if n > r.room {
+		need := (n - r.room + size - 1) / size
+		if need > e.pool.free {
+			return false
+		}
+		for ; need > 0; need-- {
+			r.blocks = append(r.blocks, e.pool.take())
+			r.room += size
+		}
 	}
 	if e.pool.share {
-		for ; r.indexed < n/e.cfg.BlockSize; r.indexed++ {
-			e.pool.remember(r.blocks[r.indexed], r.hashes[r.indexed])
+		for ; (r.indexed+1)*size <= n; r.indexed++ {
+			e.index(r)
 		}
 	}
 	return true
+}
+
+// index enters the next block of r, which is full.
+func (e *Engine) index(r *Request) {
+	e.pool.remember(r.blocks[r.indexed], r.hash(r.indexed), r.private(r.indexed))
 }
 
 // admit moves waiting requests to the running while budget, sequences and
@@ -485,7 +545,7 @@ func (e *Engine) admit(now time.Duration, budget int, chunks bool) {
 			}
 		}
 		// The whole sequence must find room, not just its first chunk.
-		if total := (r.tokens + e.cfg.BlockSize - 1) / e.cfg.BlockSize; total-hits+fresh > e.pool.free {
+		if e.need(r)-hits+fresh > e.pool.free {
 			return
 		}
 		if r.blocks == nil {
@@ -494,12 +554,12 @@ func (e *Engine) admit(now time.Duration, budget int, chunks bool) {
 			}
 			r.blocks = slices.Grow(r.blocks, e.span(r))
 		}
-		for _, h := range r.hashes[:hits] {
-			b, _ := e.pool.find(h)
+		for k := range hits {
+			b, _ := e.pool.find(r.hash(k))
 			e.pool.hold(b)
 			r.blocks = append(r.blocks, b)
 		}
-		r.indexed, r.computed = hits, cached
+		r.indexed, r.computed, r.room = hits, cached, cached
 		e.grow(r, cached+n)
 		if r.Preemptions == 0 {
 			r.Scheduled, r.CachedTokens = now, cached
@@ -516,14 +576,23 @@ func (e *Engine) admit(now time.Duration, budget int, chunks bool) {
 	}
 }
 
+// need is how many blocks r takes as it is.
+func (e *Engine) need(r *Request) int {
+	return (r.tokens + e.cfg.BlockSize - 1) / e.cfg.BlockSize
+}
+
 // lookup returns how many leading blocks of r are cached, at least one token
 // being left to compute, and how many of them lie in the free list.
 func (e *Engine) lookup(r *Request) (hits, fresh int) {
 	if !e.pool.share {
 		return 0, 0
 	}
-	for _, h := range r.hashes[:(r.tokens-1)/e.cfg.BlockSize] {
-		b, ok := e.pool.find(h)
+	full := (r.tokens - 1) / e.cfg.BlockSize
+	if r.alone && r.Preemptions == 0 {
+		full = min(full, len(r.hashes))
+	}
+	for k := range full {
+		b, ok := e.pool.find(r.hash(k))
 		if !ok {
 			break
 		}
@@ -553,7 +622,7 @@ func (e *Engine) Done(now time.Duration) []Event {
 		token := uint32(e.cfg.VocabLow) + uint32(mix(r.draw, uint64(r.Output))>>32*uint64(e.cfg.VocabSize)>>32)
 		r.Output++
 		r.tokens++
-		if e.pool.share {
+		if e.pool.share && r.own == 0 {
 			r.push(token, r.tokens, e.cfg.BlockSize)
 		}
 		gap := now - r.Last

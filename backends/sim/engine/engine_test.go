@@ -377,8 +377,8 @@ func TestTwinBlocks(t *testing.T) {
 
 	pool := newPool(4, true)
 	x, y := pool.take(), pool.take()
-	pool.remember(x, 42)
-	pool.remember(y, 42)
+	pool.remember(x, 42, false)
+	pool.remember(y, 42, false)
 	if got, _ := pool.find(42); got != x {
 		t.Errorf("find gives block %d, want the older %d", got, x)
 	}

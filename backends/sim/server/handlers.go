@@ -1,7 +1,6 @@
 package server
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"io"
@@ -280,23 +279,7 @@ func (s *Server) models(w http.ResponseWriter, _ *http.Request) {
 // serverInfo describes the engine as flat strings. vLLM's answer, under another
 // key, is a dump of Python objects.
 func (s *Server) serverInfo(w http.ResponseWriter, _ *http.Request) {
-	c := s.cfg.Cost
-	ns := func(v float64) string { return strconv.FormatFloat(v, 'g', 6, 64) }
-	b, err := json.Marshal(map[string]map[string]string{"sim_config": {
-		"preset":                 s.opts.Preset,
-		"batching":               cmp.Or(s.opts.Batching, "continuous"),
-		"scheduling_policy":      cmp.Or(s.opts.SchedulingPolicy, "fcfs"),
-		"max_num_seqs":           strconv.Itoa(s.cfg.MaxSeqs),
-		"max_num_batched_tokens": strconv.Itoa(s.cfg.MaxBatchedTokens),
-		"mean_output":            strconv.Itoa(s.opts.MeanOutput),
-		"cost_step_ns":           ns(c.Step),
-		"cost_seq_ns":            ns(c.Seq),
-		"cost_weights_ns":        ns(c.Weights),
-		"cost_token_ns":          ns(c.Token),
-		"cost_pair_ns":           ns(c.Pair),
-		"cost_kv_ns":             ns(c.KV),
-		"cost_admit_ns":          ns(c.Admit),
-	}})
+	b, err := json.Marshal(map[string]map[string]string{"sim_config": s.opts.Describe(s.cfg)})
 	if err != nil {
 		statusError(http.StatusInternalServerError).write(w)
 		return

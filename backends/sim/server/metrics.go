@@ -35,13 +35,12 @@ func (h *histogram) observe(v float64) {
 
 // Bucket bounds of vLLM 0.32.
 var (
-	ttftBounds      = []float64{.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560}
-	itlBounds       = []float64{.01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80}
-	requestBounds   = []float64{.3, .5, .8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680}
-	iterationBounds = []float64{1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384}
-	choiceBounds    = []float64{1, 2, 5, 10, 20}
-	preemptBounds   = []float64{1, 2, 3, 4, 5, 10, 20}
-	httpBounds      = []float64{.1, .5, 1}
+	ttftBounds    = []float64{.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560}
+	itlBounds     = []float64{.01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80}
+	requestBounds = []float64{.3, .5, .8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680}
+	choiceBounds  = []float64{1, 2, 5, 10, 20}
+	preemptBounds = []float64{1, 2, 3, 4, 5, 10, 20}
+	httpBounds    = []float64{.1, .5, 1}
 )
 
 // lengthBounds is 1, 2, 5, 10, ... up to the longest sequence.
@@ -80,7 +79,7 @@ func (m *metrics) init(maxModelLen int) {
 	l := lengthBounds(maxModelLen)
 	m.prompt, m.generation, m.maxGeneration = newHistogram(l), newHistogram(l), newHistogram(l)
 	m.maxTokens, m.computed = newHistogram(l), newHistogram(l)
-	m.n, m.iteration, m.preemptions = newHistogram(choiceBounds), newHistogram(iterationBounds), newHistogram(preemptBounds)
+	m.n, m.iteration, m.preemptions = newHistogram(choiceBounds), newHistogram(engine.IterationBounds), newHistogram(preemptBounds)
 	m.ttft, m.itl, m.tpot = newHistogram(ttftBounds), newHistogram(itlBounds), newHistogram(itlBounds)
 	for _, h := range []**histogram{&m.e2e, &m.queue, &m.inference, &m.prefill, &m.decode} {
 		*h = newHistogram(requestBounds)

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -16,6 +17,7 @@ import (
 type Options struct {
 	Preset string       `json:"preset,omitempty"`
 	Cost   *engine.Cost `json:"cost,omitempty"`   // instead of the preset's
+	Fitted *CostFile    `json:"fitted,omitempty"` // in place of a preset
 	Model  string       `json:"model,omitempty"`  // served name; default: the preset's model
 	Listen string       `json:"listen,omitempty"` // default 127.0.0.1:0
 
@@ -54,6 +56,13 @@ func ParseOptions(kv map[string]string) (Options, error) {
 		}
 		switch k {
 		case "preset":
+			if strings.HasSuffix(v, ".json") {
+				var err error
+				if o.Fitted, err = ReadCostFile(v); err != nil {
+					errs = append(errs, err)
+				}
+				continue
+			}
 			o.Preset = v
 		case "model":
 			o.Model = v
@@ -96,13 +105,52 @@ func (o Options) Validate() error {
 	return err
 }
 
+// Engine returns o with defaults filled in, and the engine that it describes.
+func (o Options) Engine() (Options, engine.Config, error) { return o.resolve() }
+
+// Describe is the configuration of an engine in words, as /server_info gives it.
+// o is resolved.
+func (o Options) Describe(c engine.Config) map[string]string {
+	ns := func(v float64) string { return strconv.FormatFloat(v, 'g', 6, 64) }
+	return map[string]string{
+		"preset":                 o.Preset,
+		"batching":               cmp.Or(o.Batching, "continuous"),
+		"scheduling_policy":      cmp.Or(o.SchedulingPolicy, "fcfs"),
+		"max_num_seqs":           strconv.Itoa(c.MaxSeqs),
+		"max_num_batched_tokens": strconv.Itoa(c.MaxBatchedTokens),
+		"mean_output":            strconv.Itoa(o.MeanOutput),
+		"cost_step_ns":           ns(c.Cost.Step),
+		"cost_seq_ns":            ns(c.Cost.Seq),
+		"cost_weights_ns":        ns(c.Cost.Weights),
+		"cost_token_ns":          ns(c.Cost.Token),
+		"cost_pair_ns":           ns(c.Cost.Pair),
+		"cost_kv_ns":             ns(c.Cost.KV),
+		"cost_admit_ns":          ns(c.Cost.Admit),
+	}
+}
+
+// preset is what o is a variation of.
+func (o Options) preset() (engine.Preset, error) {
+	if o.Fitted != nil {
+		return o.Fitted.preset(), nil
+	}
+	return engine.PresetNamed(o.Preset)
+}
+
 // resolve fills in defaults.
 func (o Options) resolve() (Options, engine.Config, error) {
-	p, err := engine.PresetNamed(o.Preset)
+	p, err := o.preset()
 	if err != nil {
 		return o, engine.Config{}, err
 	}
 	o.Preset = p.Name
+	blockSize := 16
+	if f := o.Fitted; f != nil {
+		blockSize = f.Config.BlockSize
+		o.NoPrefixCaching = o.NoPrefixCaching || f.Config.NoPrefixCaching
+		o.Batching = cmp.Or(o.Batching, f.Config.Batching)
+		o.Model = cmp.Or(o.Model, f.Model, f.Engine)
+	}
 	if o.Cost == nil {
 		o.Cost = &p.Cost
 	}
@@ -117,8 +165,8 @@ func (o Options) resolve() (Options, engine.Config, error) {
 			*v = d
 		}
 	}
-	setDefault(&o.BlockSize, 16)
-	setDefault(&o.NumGPUBlocks, max(2, p.Blocks*16/max(o.BlockSize, 1)))
+	setDefault(&o.BlockSize, blockSize)
+	setDefault(&o.NumGPUBlocks, max(2, p.Blocks*blockSize/max(o.BlockSize, 1)))
 	setDefault(&o.MaxNumSeqs, p.MaxSeqs)
 	setDefault(&o.MaxNumBatchedTokens, p.MaxBatchedTokens)
 	setDefault(&o.MaxModelLen, min(p.MaxModelLen, (o.NumGPUBlocks-1)*o.BlockSize))
