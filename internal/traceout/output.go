@@ -46,7 +46,7 @@ func CheckTarget(name string, force bool) error {
 	info, err := os.Lstat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if _, err := os.Stat(filepath.Dir(name)); err != nil {
+		if !isDir(filepath.Dir(name)) {
 			return cli.Usagef("", "%s: no such folder", filepath.Dir(name))
 		}
 		return nil
@@ -125,8 +125,58 @@ func Write(c *ucli.Context, name string, h *traceformat.Header, fill func(*trace
 	return p.Done(n, path, name)
 }
 
+// FolderTarget is Target for what is written as a folder.
+func FolderTarget(c *ucli.Context) (string, error) {
+	name := c.String("output")
+	switch _, err := os.Lstat(name); {
+	case name == "":
+		return "", cli.Usagef("-o FOLDER", "%s: where to?", c.Command.Name)
+	case name == "-":
+		return "", cli.Usagef("-o FOLDER", "a folder of files cannot go to standard output")
+	case err == nil:
+		return "", cli.Usagef("name another, or remove it: a folder is not written over", "%s exists", name)
+	case !errors.Is(err, fs.ErrNotExist):
+		return "", err
+	}
+	if dir := filepath.Dir(filepath.Clean(name)); !isDir(dir) {
+		return "", cli.Usagef("", "%s: no such folder", dir)
+	}
+	return name, nil
+}
+
+func isDir(name string) bool {
+	info, err := os.Stat(name)
+	return err == nil && info.IsDir()
+}
+
+// WriteDataset writes a trace as a folder of files to the output that
+// FolderTarget gave. fill is as that of Write.
+func WriteDataset(c *ucli.Context, name string, by traceformat.Partition, h *traceformat.Header, fill func(*traceformat.DatasetWriter, *Progress) error) error {
+	w, err := traceformat.CreateDataset(name, h, by)
+	if err != nil {
+		return err
+	}
+	defer w.Abort()
+	p := NewProgress(c.App.ErrWriter)
+	defer p.Clear()
+	if err := fill(w, p); err != nil {
+		return err
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	p.Clear()
+	_, err = fmt.Fprintf(c.App.ErrWriter, "wrote %s to %d files in %s\n", Rows(w.Rows()), w.Files(), name)
+	return err
+}
+
+// A RowWriter takes rows: a trace, or a dataset.
+type RowWriter interface {
+	Write(*traceformat.Row) error
+}
+
 // Copy writes every row, as fill of Write does that changes none.
-func Copy(ctx context.Context, w *traceformat.Writer, rows iter.Seq2[*traceformat.Row, error], p *Progress) error {
+func Copy(ctx context.Context, w RowWriter, rows iter.Seq2[*traceformat.Row, error], p *Progress) error {
 	for row, err := range rows {
 		if err != nil {
 			return err
