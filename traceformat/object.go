@@ -12,8 +12,8 @@ type Object interface {
 	io.ReaderAt
 	io.Closer
 	Size() int64
-	// Prefetch says which ranges are read next, in no order, until it is
-	// called again: they are best fetched together.
+	// Prefetch says which ranges are read soon, in no order: they are best
+	// fetched together. Those of the call before may still be read.
 	Prefetch(ranges []Range)
 }
 

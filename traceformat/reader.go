@@ -415,13 +415,21 @@ func (r *FileReader) decode(next func() *batchSet, put func(base int64, rows []R
 	var base int64
 	g := groupReader{columns: r.columns, streams: make([]valueStream, len(r.columns))}
 	defer g.close()
-	for i, group := range r.pq.RowGroups() {
+	groups := r.pq.RowGroups()
+	ahead := -1 // the last group that was prefetched
+	for i, group := range groups {
 		n := group.NumRows()
 		if r.outside(group) {
 			base += n
 			continue
 		}
-		r.prefetch(i)
+		// An object fetches the next group while this one is decoded.
+		for next := max(i, ahead+1); next < len(groups) && ahead <= i; next++ {
+			if !r.outside(groups[next]) {
+				r.prefetch(next)
+				ahead = next
+			}
+		}
 		g.open(group)
 		for done := int64(0); done < n; {
 			set := next()

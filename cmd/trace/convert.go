@@ -235,7 +235,7 @@ func joinTraces(ctx context.Context, c *ucli.Context) error {
 			return nil
 		})
 	}
-	return traceout.Write(c, name, written(r.Header(), program), func(w *traceformat.Writer, p *traceout.Progress) error {
+	return traceout.Write(ctx, c, name, written(r.Header(), program), func(w *traceformat.Writer, p *traceout.Progress) error {
 		if err := traceout.Copy(ctx, w, r.All(), p); err != nil {
 			return err
 		}
@@ -298,7 +298,7 @@ func (b bothReader) Close() error { return errors.Join(b.Reader.Close(), b.sourc
 // spillDir is where a sort of what goes to output spills: where the output has
 // room, the sort has.
 func spillDir(output string) string {
-	if output == "-" {
+	if output == "-" || traceout.Remote(output) {
 		return os.TempDir()
 	}
 	return filepath.Dir(output)

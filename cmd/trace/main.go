@@ -45,7 +45,7 @@ Exit status is 0 if done, 1 if a trace is damaged, invalid or different, 2 for a
 error, 130 if interrupted.`,
 		Commands: []*ucli.Command{
 			infoCommand(), headCommand(), validateCommand(), convertCommand(), exportCommand(),
-			sliceCommand(), mergeCommand(), recoverCommand(), diffCommand(), fetchCommand(),
+			sliceCommand(), mergeCommand(), recoverCommand(), diffCommand(), fetchCommand(), copyCommand(),
 		},
 	}
 }
