@@ -59,7 +59,7 @@ func versitygw(t *testing.T) string {
 		if err != nil {
 			t.Skip(err)
 		}
-		name = filepath.Join(cache, "reprise", "tools", "versitygw")
+		name = filepath.Join(cache, "reprise", "versitygw", "versitygw")
 	}
 	if _, err := os.Stat(name); err != nil {
 		t.Skipf("no versitygw: testdata/storage/setup-versitygw.sh builds it (%v)", err)
