@@ -40,7 +40,7 @@ func makeRows(n int) []traceformat.Row {
 		r := &rows[i]
 		r.ID, r.Arrival = int64(i), time.Duration(i)*time.Millisecond
 		r.PromptTokens, r.OutputTokens = traceformat.Some(rng.Int32N(4000)), traceformat.Some(rng.Int32N(400))
-		for range 8 {
+		for range 4 {
 			r.PrefixBlocks = append(r.PrefixBlocks, rng.Uint64())
 		}
 		r.TTFT = traceformat.Some(time.Duration(rng.Int64N(1e9)))
@@ -89,16 +89,16 @@ func read(t *testing.T, name string, o *traceformat.OpenOptions) ([]traceformat.
 // opening is two.
 func TestRangesAreCoalesced(t *testing.T) {
 	dir := t.TempDir()
-	want := makeRows(300_000) // three row groups
+	want := makeRows(140_000) // two row groups
 	write(t, filepath.Join(dir, "t.parquet"), nil, want)
 	reads := folderBucket(t, dir)
 	for _, c := range []struct {
 		columns []string
 		most    int64
 	}{
-		{[]string{"arrival_ns", "prompt_tokens"}, 2 + 3},
-		{[]string{"arrival_ns", "ttft_ns"}, 2 + 3*2}, // the blocks lie between
-		{nil, 2 + 3*2},
+		{[]string{"arrival_ns", "prompt_tokens"}, 2 + 2},
+		{[]string{"arrival_ns", "ttft_ns"}, 2 + 2*2}, // the blocks lie between
+		{nil, 2 + 2*2},
 	} {
 		reads.Store(0)
 		got, err := read(t, "s3://b/t.parquet", &traceformat.OpenOptions{Columns: c.columns})
@@ -120,14 +120,14 @@ func TestRangesAreCoalesced(t *testing.T) {
 func TestObjectThatChanges(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "t.parquet")
-	write(t, path, nil, makeRows(300_000))
+	write(t, path, nil, makeRows(140_000))
 	folderBucket(t, dir)
 	r, err := Open("s3://b/t.parquet", &traceformat.OpenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	write(t, path, nil, makeRows(290_000))
+	write(t, path, nil, makeRows(130_000))
 	var last error
 	for _, err := range r.All() {
 		last = err

@@ -138,6 +138,8 @@ func explain(err error) error {
 		return fmt.Errorf("no %w were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, GOOGLE_APPLICATION_CREDENTIALS, or AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY; ?anonymous=true reads a public bucket", ErrCredentials)
 	case says("NoSuchBucket"):
 		return fmt.Errorf("no such bucket: %w", fs.ErrNotExist)
+	case says("InvalidBucketName"):
+		return fmt.Errorf("the store takes no such bucket name (%w)", short(err))
 	case says("an AWS region is required", "Invalid Configuration: Missing Region", "MissingRegion"):
 		return errors.New("the region is not known: set AWS_REGION, or end the name in ?region=eu-west-1")
 	}
@@ -150,6 +152,9 @@ func explain(err error) error {
 		return ErrChanged
 	case gcerrors.InvalidArgument, gcerrors.Unimplemented:
 		return short(err)
+	}
+	if says("StatusCode: 400") && !says("RequestTimeout") { // that is the one that passes
+		return fmt.Errorf("the store does not take the request (%w)", short(err))
 	}
 	return nil
 }
