@@ -45,7 +45,8 @@ func TestMain(m *testing.M) {
 type gateway struct {
 	dir   string
 	gets  atomic.Int64
-	parts atomic.Int64
+	parts atomic.Int64 // asked for
+	taken atomic.Int64 // that the server has
 	// answer, if it returns true, has answered.
 	answer atomic.Pointer[func(w http.ResponseWriter, r *http.Request) bool]
 }
@@ -110,6 +111,9 @@ func startGateway(t *testing.T) *gateway {
 			return
 		}
 		forward.ServeHTTP(w, r)
+		if r.URL.Query().Has("partNumber") {
+			g.taken.Add(1)
+		}
 	}))
 	t.Cleanup(proxy.Close)
 	for k, v := range map[string]string{
@@ -132,7 +136,7 @@ func refuse(w http.ResponseWriter, status int, code string) bool {
 }
 
 // unfinished are the uploads that the server still holds parts of.
-func unfinished(t *testing.T) int {
+func unfinished(t *testing.T) (keys []string) {
 	t.Helper()
 	conf, err := config.LoadDefaultConfig(t.Context())
 	if err != nil {
@@ -143,7 +147,10 @@ func unfinished(t *testing.T) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return len(out.Uploads)
+	for _, u := range out.Uploads {
+		keys = append(keys, *u.Key)
+	}
+	return keys
 }
 
 func bigFile(t *testing.T, size int) string {
@@ -179,8 +186,8 @@ func TestS3(t *testing.T) {
 	if err := (Store{}).Check(t.Context(), full, false); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("Check of what exists = %v", err)
 	}
-	if left := unfinished(t); left > 0 {
-		t.Errorf("%d uploads are not finished", left)
+	if left := unfinished(t); len(left) > 0 {
+		t.Errorf("%q are not finished", left)
 	}
 	for _, name := range []string{full, "s3://traces", "s3://traces/day=*/*.parquet"} {
 		g.gets.Store(0)
@@ -241,7 +248,9 @@ func TestS3(t *testing.T) {
 // first two leave no parts either.
 func TestS3UploadThatFails(t *testing.T) {
 	g := startGateway(t)
-	path := bigFile(t, 5*partSize)
+	partSize = 5 << 20 // the least that S3 takes
+	t.Cleanup(func() { partSize = 16 << 20 })
+	path := bigFile(t, 12*partSize)
 	g.answers(func(w http.ResponseWriter, r *http.Request) bool {
 		return r.URL.Query().Get("partNumber") == "3" && refuse(w, http.StatusForbidden, "AccessDenied")
 	})
@@ -252,8 +261,31 @@ func TestS3UploadThatFails(t *testing.T) {
 	absent(t, "s3://traces/refused")
 
 	hold := make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
 	g.answers(func(w http.ResponseWriter, r *http.Request) bool {
-		if r.URL.Query().Get("partNumber") == "4" {
+		if n := r.URL.Query().Get("partNumber"); n > "3" || len(n) > 1 {
+			select {
+			case <-hold:
+			case <-ctx.Done():
+			case <-r.Context().Done():
+				return true
+			}
+		}
+		return false
+	})
+	// The interrupt comes when the server has three parts.
+	g.taken.Store(0)
+	go func() {
+		for g.taken.Load() < 3 {
+			time.Sleep(time.Millisecond)
+		}
+		cancel()
+	}()
+	if _, err := (Store{}).Upload(ctx, path, "s3://traces/interrupted", false); !errors.Is(err, context.Canceled) {
+		t.Errorf("an interrupt = %v", err)
+	}
+	g.answers(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Query().Get("partNumber") == "3" {
 			select {
 			case <-hold:
 			case <-r.Context().Done():
@@ -262,20 +294,9 @@ func TestS3UploadThatFails(t *testing.T) {
 		}
 		return false
 	})
-	ctx, cancel := context.WithCancel(t.Context())
-	g.parts.Store(0)
-	go func() {
-		for g.parts.Load() < 4 {
-			time.Sleep(time.Millisecond)
-		}
-		cancel()
-	}()
-	if _, err := (Store{}).Upload(ctx, path, "s3://traces/interrupted", false); !errors.Is(err, context.Canceled) {
-		t.Errorf("an interrupt = %v", err)
-	}
 	absent(t, "s3://traces/interrupted")
-	if left := unfinished(t); left > 0 {
-		t.Errorf("%d uploads still hold parts", left)
+	if left := unfinished(t); len(left) > 0 {
+		t.Errorf("%q still hold parts", left)
 	}
 
 	g.parts.Store(0)
@@ -284,9 +305,9 @@ func TestS3UploadThatFails(t *testing.T) {
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(60 * time.Second); g.parts.Load() < 4; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(60 * time.Second); g.parts.Load() < 3; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("the upload does not get to its fourth part")
+			t.Fatal("the upload does not get to its third part")
 		}
 	}
 	c.Process.Kill()

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"gocloud.dev/blob"
 	"gocloud.dev/gcerrors"
@@ -18,11 +19,14 @@ import (
 	"reprise/internal/durable"
 )
 
+// partSize is what an upload sends at a time; the most parts that S3 takes,
+// 10,000, make 160 GB. Tests lower it.
+var partSize = 16 << 20
+
 const (
-	// partSize and partsAtOnce are of an upload: 64 MiB of memory. The most
-	// parts that S3 takes, 10,000, make 160 GB.
-	partSize    = 16 << 20
 	partsAtOnce = 3
+	// grace is how long an upload that is interrupted has to give its parts up.
+	grace = 10 * time.Second
 	// sumKey is the metadata that holds the SHA-256 of what was uploaded.
 	sumKey = "sha256"
 	// downloadSize is what is read at a time.
@@ -97,24 +101,30 @@ func (Store) Upload(ctx context.Context, path, full string, force bool) (done bo
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return false, err
 	}
-	writing, cancel := context.WithCancel(ctx)
+	// The driver of S3 gives the parts up when reading fails, and cannot any more
+	// when its context has ended; others give up when their context ends, and
+	// would make an object of what was read.
+	writing, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	w, err := b.NewWriter(writing, n.key, &blob.WriterOptions{
+	defer context.AfterFunc(ctx, func() {
+		select {
+		case <-time.After(grace):
+			cancel()
+		case <-writing.Done():
+		}
+	})()
+	in := &source{ctx: ctx, r: f, failed: cancel}
+	if strings.HasPrefix(n.bucket, "s3:") {
+		in.failed = func() {}
+	}
+	err = b.Upload(writing, n.key, in, &blob.WriterOptions{
 		BufferSize: partSize, MaxConcurrency: partsAtOnce, IfNotExist: !force,
 		Metadata: map[string]string{sumKey: sum}, ContentType: "application/octet-stream",
 	})
-	if err == nil {
-		if _, err = io.Copy(w, reader{ctx, f}); err != nil {
-			cancel() // what makes Close give up
-		}
-		if e := w.Close(); err == nil {
-			err = e
-		}
-	}
 	switch {
+	case err == nil: // whole, even if an interrupt came at the last moment
 	case ctx.Err() != nil:
 		return false, ctx.Err()
-	case err == nil:
 	case !force && (gcerrors.Code(err) == gcerrors.FailedPrecondition || gcerrors.Code(err) == gcerrors.AlreadyExists):
 		return false, fmt.Errorf("%w while it was uploaded", exists(full))
 	default:
@@ -133,17 +143,21 @@ func (Store) Upload(ctx context.Context, path, full string, force bool) (done bo
 	return false, nil
 }
 
-// A reader ends with its context.
-type reader struct {
-	ctx context.Context
-	r   io.Reader
+// A source is a file that ends with an error when ctx ends.
+type source struct {
+	ctx    context.Context
+	r      io.Reader
+	failed func()
 }
 
-func (r reader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
+func (s *source) Read(p []byte) (n int, err error) {
+	if err = s.ctx.Err(); err == nil {
+		n, err = s.r.Read(p)
 	}
-	return r.r.Read(p)
+	if err != nil && err != io.EOF {
+		s.failed()
+	}
+	return n, err
 }
 
 // Download reads an object into a file that appears when it is whole.
