@@ -3,6 +3,7 @@ package traceformat
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -39,10 +40,8 @@ var cloudSchemes = []string{"s3", "gs", "azblob"}
 
 // noScheme is the error of a name whose scheme nothing was registered for.
 func noScheme(scheme string) error {
-	for _, s := range cloudSchemes {
-		if s == scheme {
-			return fmt.Errorf("this build has no object storage: make cloud builds programs that read and write %s://", strings.Join(cloudSchemes, "://, "))
-		}
+	if slices.Contains(cloudSchemes, scheme) {
+		return fmt.Errorf("this build has no object storage: make cloud builds programs that read and write %s://", strings.Join(cloudSchemes, "://, "))
 	}
 	return fmt.Errorf("no scheme is called %s", scheme)
 }
