@@ -108,7 +108,7 @@ var (
 	// ErrChanged is an object that was replaced while it was read.
 	ErrChanged = errors.New("the object was replaced while it was read: start again when nobody writes it")
 	// ErrDenied is a bucket that refuses.
-	ErrDenied = errors.New("access denied: the credentials need s3:GetObject to read, s3:ListBucket for folders and patterns, s3:PutObject and s3:AbortMultipartUpload to write (or what the store calls these)")
+	ErrDenied = errors.New("access denied: the credentials are wrong, or lack what is asked for: s3:GetObject to read, s3:ListBucket for folders and patterns, s3:PutObject and s3:AbortMultipartUpload to write (or what the store calls these)")
 	// ErrCredentials is a request without credentials, or with bad ones.
 	ErrCredentials = errors.New("credentials")
 )
