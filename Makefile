@@ -5,12 +5,15 @@ PROGRAMS := $(notdir $(wildcard cmd/*))
 export CGO_CFLAGS := -O2 -Wno-deprecated-declarations
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all $(PROGRAMS) demo test race lint bench coverage score fuzz vuln release release-quick release-check test-packages test-engines chaos test-deploy test-slurm help clean
+.PHONY: all $(PROGRAMS) cloud demo test test-cloud race lint bench coverage score fuzz vuln release release-quick release-check test-packages test-engines chaos test-deploy test-slurm help clean
 
 all: $(PROGRAMS) ## build bin/replay, bin/trace, ...
 
 $(PROGRAMS):
 	go build -trimpath -o bin/$@ ./cmd/$@
+
+cloud: ## the same with object storage (s3://, gs://, azblob://), in bin/cloud
+	@for p in $(PROGRAMS); do echo "go build -tags cloud -o bin/cloud/$$p"; go build -trimpath -tags cloud -o bin/cloud/$$p ./cmd/$$p || exit 1; done
 
 demo: replay ## build, then play a minute of a model that ships against the embedded engine
 	@rm -rf run-demo
@@ -60,6 +63,10 @@ vuln: ## known vulnerabilities in what is called, asked of vuln.go.dev
 
 test-packages: ## the .deb of dist/ in a fresh Debian: demo, units, removal (root)
 	bash packaging/test-install.sh
+
+test-cloud: ## object storage, against the S3 server versitygw
+	bash testdata/storage/setup-versitygw.sh
+	go test -tags cloud -count 1 ./internal/objectstore
 
 test-engines: replay ## real vLLM, SGLang and llama.cpp, where they are installed
 	REPRISE_ENGINES=vllm,sglang,llamacpp go test -v -count 1 -timeout 60m -run 'Engine' ./cmd/replay ./cmd/capture

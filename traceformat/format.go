@@ -54,6 +54,8 @@ type OpenOptions struct {
 	From, To Opt[time.Duration]
 	// ignoreUnknown reads past columns that a native file should not have.
 	ignoreUnknown bool
+	// ahead decodes native files in a goroutine of their own.
+	ahead bool
 	// TempDir is where streams are spooled that need random access, and sorts
 	// spill; empty is the system's folder for temporary files.
 	TempDir string
@@ -95,6 +97,11 @@ func IgnoreUnknownColumns() ReadOption { return func(o *OpenOptions) { o.ignoreU
 func Within(from, to time.Duration) ReadOption {
 	return func(o *OpenOptions) { o.From, o.To = Some(from), Some(to) }
 }
+
+// Ahead decodes native files in a goroutine of their own, a few thousand rows
+// ahead of who asks for them: where decoding takes as long as what is done with
+// the rows, and there is a second core, that is twice as fast.
+func Ahead() ReadOption { return func(o *OpenOptions) { o.ahead = true } }
 
 // TempDir says where streams are spooled and sorts spill.
 func TempDir(dir string) ReadOption { return func(o *OpenOptions) { o.TempDir = dir } }

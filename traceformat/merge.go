@@ -34,14 +34,18 @@ func Merge(sources ...Source) (Reader, error) {
 		return nil, errors.New("nothing to merge")
 	}
 	m := &merger{}
-	h, err := mergeHeaders(sources)
+	heads := make([]namedHeader, len(sources))
+	for i, s := range sources {
+		heads[i] = namedHeader{s.Name, s.Reader.Header()}
+	}
+	h, err := mergeHeaders(heads)
 	if err != nil {
 		return nil, err
 	}
 	m.header = h
 	absolute := !h.Start.IsZero()
 	for k, s := range sources {
-		in := &mergeInput{Source: s, index: k, count: len(sources), mix: len(sources) > 1 && h.Keys == ""}
+		in := &mergeInput{Source: s, index: k, count: len(sources), renumbered: true, mix: len(sources) > 1 && h.Keys == ""}
 		if absolute {
 			in.shift = s.Reader.Header().Start.Sub(h.Start)
 		}
@@ -50,11 +54,17 @@ func Merge(sources ...Source) (Reader, error) {
 	return m, nil
 }
 
+// A namedHeader is the header of one source.
+type namedHeader struct {
+	name string
+	*Header
+}
+
 // same returns the value that all sources which say something agree on.
-func same[T comparable](sources []Source, at func(*Header) T) (v T, ok bool) {
+func same[T comparable](sources []namedHeader, at func(*Header) T) (v T, ok bool) {
 	var zero T
 	for _, s := range sources {
-		w := at(s.Reader.Header())
+		w := at(s.Header)
 		switch {
 		case w == zero:
 		case v == zero:
@@ -67,10 +77,10 @@ func same[T comparable](sources []Source, at func(*Header) T) (v T, ok bool) {
 }
 
 // everywhere returns the value that all sources have, or zero.
-func everywhere[T comparable](sources []Source, at func(*Header) T) T {
-	v := at(sources[0].Reader.Header())
+func everywhere[T comparable](sources []namedHeader, at func(*Header) T) T {
+	v := at(sources[0].Header)
 	for _, s := range sources[1:] {
-		if at(s.Reader.Header()) != v {
+		if at(s.Header) != v {
 			var zero T
 			return zero
 		}
@@ -78,7 +88,7 @@ func everywhere[T comparable](sources []Source, at func(*Header) T) T {
 	return v
 }
 
-func mergeHeaders(sources []Source) (*Header, error) {
+func mergeHeaders(sources []namedHeader) (*Header, error) {
 	h := &Header{Version: Version, Sorted: true}
 	var errs []error
 	var ok bool
@@ -108,14 +118,14 @@ func mergeHeaders(sources []Source) (*Header, error) {
 	h.Clock.Source = everywhere(sources, func(h *Header) string { return h.Clock.Source })
 	h.Clock.Dequantised = everywhere(sources, func(h *Header) string { return h.Clock.Dequantised })
 	h.Sampling = everywhere(sources, func(h *Header) Sampling { return h.Sampling })
-	h.Partial = sources[0].Reader.Header().Partial
+	h.Partial = sources[0].Partial
 
 	absolute := true
 	for _, s := range sources {
-		absolute = absolute && !s.Reader.Header().Start.IsZero()
+		absolute = absolute && !s.Start.IsZero()
 	}
 	for i, s := range sources {
-		src := s.Reader.Header()
+		src := s.Header
 		if absolute && (i == 0 || src.Start.Before(h.Start)) {
 			h.Start = src.Start
 		}
@@ -127,12 +137,11 @@ func mergeHeaders(sources []Source) (*Header, error) {
 	}
 	if absolute && len(sources) > 1 {
 		for _, s := range sources {
-			src := s.Reader.Header()
-			shift := src.Start.Sub(h.Start)
+			shift := s.Start.Sub(h.Start)
 			if shift >= maxArrival {
-				return nil, fmt.Errorf("%s starts more than ten years after another source", s.Name)
+				return nil, fmt.Errorf("%s starts more than ten years after another source", s.name)
 			}
-			for _, step := range src.Clock.Steps {
+			for _, step := range s.Clock.Steps {
 				h.Clock.Steps = append(h.Clock.Steps, ClockStep{At: step.At + shift, By: step.By})
 			}
 		}
@@ -174,36 +183,8 @@ func (m *merger) All() iter.Seq2[*Row, error] {
 			return
 		}
 		m.used = true
-		var h mergeHeap
-		for _, in := range m.inputs {
-			next, stop := iter.Pull2(in.Reader.All())
-			defer stop()
-			in.next = next
-			ok, err := in.advance()
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			if ok {
-				h = append(h, in)
-			}
-		}
-		heap.Init(&h)
-		for len(h) > 0 {
-			in := h[0]
-			if !yield(in.row, nil) {
-				return
-			}
-			ok, err := in.advance()
-			switch {
-			case err != nil:
-				yield(nil, err)
-				return
-			case ok:
-				heap.Fix(&h, 0)
-			default:
-				heap.Pop(&h)
-			}
+		if !mergeRows(m.inputs, yield) {
+			return
 		}
 		// Sources that count only while they are read know it now.
 		m.header.Rows = Counts{}
@@ -213,11 +194,50 @@ func (m *merger) All() iter.Seq2[*Row, error] {
 	}
 }
 
+// mergeRows yields the rows of all inputs in order, and reports whether it came
+// to their end.
+func mergeRows(inputs []*mergeInput, yield func(*Row, error) bool) bool {
+	var h mergeHeap
+	for _, in := range inputs {
+		next, stop := iter.Pull2(in.Reader.All())
+		defer stop()
+		in.next = next
+		ok, err := in.advance()
+		if err != nil {
+			yield(nil, err)
+			return false
+		}
+		if ok {
+			h = append(h, in)
+		}
+	}
+	heap.Init(&h)
+	for len(h) > 0 {
+		in := h[0]
+		if !yield(in.row, nil) {
+			return false
+		}
+		ok, err := in.advance()
+		switch {
+		case err != nil:
+			yield(nil, err)
+			return false
+		case ok:
+			heap.Fix(&h, 0)
+		default:
+			heap.Pop(&h)
+		}
+	}
+	return true
+}
+
 type mergeInput struct {
 	Source
 	index, count int
 	shift        time.Duration
-	mix          bool // ids of this source mean nothing elsewhere
+	renumbered   bool // ids of rows are made new; otherwise they stay
+	mix          bool // ids of sessions, blocks and clients mean nothing in other sources
+	unordered    bool // rows may come in any order
 	next         func() (*Row, error, bool)
 	row          *Row
 	key          [3]int64
@@ -231,18 +251,28 @@ func (in *mergeInput) advance() (bool, error) {
 	if !ok || err != nil {
 		return false, err
 	}
-	if key := row.key(); in.rows > 0 && less(key, in.key) {
-		return false, rowError(in.Name, in.rows, fmt.Errorf("%w: sort it before merging", ErrUnsorted))
-	} else {
-		in.key = key
+	if err := in.adopt(row); err != nil {
+		return false, err
 	}
-	if err := in.renumber(row); err != nil {
-		return false, rowError(in.Name, in.rows, err)
+	in.row = row
+	return true, nil
+}
+
+// adopt makes the next row of the source one of the merged trace.
+func (in *mergeInput) adopt(row *Row) error {
+	key := row.key()
+	if !in.unordered && in.rows > 0 && less(key, in.key) {
+		return rowError(in.Name, in.rows, fmt.Errorf("%w: sort it before merging", ErrUnsorted))
+	}
+	in.key = key
+	if in.renumbered {
+		if err := in.renumber(row); err != nil {
+			return rowError(in.Name, in.rows, err)
+		}
 	}
 	in.move(row)
 	in.rows++
-	in.row = row
-	return true, nil
+	return nil
 }
 
 func (in *mergeInput) id(id int64) (int64, error) {

@@ -39,7 +39,8 @@ const headSize = 64 << 10
 const maxWindow = 128 << 20
 
 // Open opens the trace that name stands for: a file in any known format, a run
-// directory, "-" for standard input, or a name with a scheme that was
+// directory, a partitioned dataset or a pattern such as "day=*/part-*.parquet"
+// (see [OpenParts]), "-" for standard input, or a name with a scheme that was
 // registered with [RegisterScheme]. What a file is follows from its content;
 // gzip and zstd are undone first. Parquet that comes through a stream is
 // spooled to a temporary file, which goes when the Reader is closed.
@@ -70,13 +71,21 @@ func open(name string, o *OpenOptions) (Reader, error) {
 	info, err := os.Stat(name)
 	if err != nil {
 		if scheme, _, ok := strings.Cut(name, "://"); ok && errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("no scheme is called %s", scheme)
+			return nil, noScheme(scheme)
+		}
+		if errors.Is(err, fs.ErrNotExist) && IsPattern(name) {
+			return openPattern(name, o)
 		}
 		return nil, pathless(err)
 	}
 	if info.IsDir() {
 		return openDir(name, o)
 	}
+	return openPath(name, o)
+}
+
+// openPath opens one file.
+func openPath(name string, o *OpenOptions) (Reader, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, pathless(err)
@@ -100,7 +109,7 @@ func findScheme(name string) (found scheme, ok bool) {
 	return found, ok
 }
 
-// openDir opens the trace of a run directory.
+// openDir opens the trace of a run directory, or a dataset.
 func openDir(name string, o *OpenOptions) (Reader, error) {
 	path := filepath.Join(name, RunTrace)
 	if _, err := os.Stat(path); err == nil {
@@ -109,7 +118,7 @@ func openDir(name string, o *OpenOptions) (Reader, error) {
 	if _, err := os.Stat(JournalPath(path)); err == nil {
 		return nil, fmt.Errorf("holds an unfinished run: %w", journalError(JournalPath(path)))
 	}
-	return nil, ErrDirectory
+	return openFolder(name, o)
 }
 
 func journalError(path string) error {
@@ -183,6 +192,15 @@ func openStream(in io.Reader, name string, o *OpenOptions) (Reader, error) {
 // temporary copy otherwise.
 func openParquetStream(in io.Reader, src stream, packed bool, name string, o *OpenOptions) (_ Reader, err error) {
 	path, cleanup := name, func() {}
+	if obj, ok := in.(*objectStream); ok && !packed {
+		pq, err := parquetOf(obj.Object, obj.Object.Size())
+		if err != nil {
+			return nil, err
+		}
+		if o.Format == NativeFormat || o.Format == "" && native(pq) {
+			return newFileReader(obj.Object, pq, name, o)
+		}
+	}
 	if f, ok := in.(*os.File); ok && !packed && regular(f) && f != os.Stdin && name != "-" {
 		path = f.Name()
 	} else if path, err = spool(src.Reader, o.TempDir); err != nil {

@@ -23,7 +23,7 @@ const readBatch = 256
 // column in memory, whatever the length of the trace.
 type FileReader struct {
 	name    string
-	file    *os.File
+	file    file
 	size    int64
 	pq      *parquet.File
 	header  *Header
@@ -33,6 +33,12 @@ type FileReader struct {
 	used    bool
 	lax     bool   // leave rules to Validate
 	cleanup func() // after Close, removes a spooled copy
+}
+
+// A file is where Parquet is read from: an *os.File, or an object in storage.
+type file interface {
+	io.ReaderAt
+	io.Closer
 }
 
 // An openColumn is a column that is there and wanted.
@@ -64,6 +70,11 @@ func openFile(path, name string, o *OpenOptions) (_ *FileReader, err error) {
 	if err != nil {
 		return nil, err
 	}
+	return newFileReader(f, pq, name, o)
+}
+
+// newFileReader reads pq, which f holds. It closes f on error.
+func newFileReader(f file, pq *parquet.File, name string, o *OpenOptions) (*FileReader, error) {
 	r := &FileReader{name: name, file: f, size: pq.Size(), pq: pq, opts: o, leaves: len(pq.Schema().Columns())}
 	if err := r.open(); err != nil {
 		f.Close()
@@ -81,33 +92,44 @@ func openParquet(path string) (_ *os.File, _ *parquet.File, err error) {
 	if err != nil {
 		return nil, nil, pathless(err)
 	}
-	defer func() {
-		if err != nil {
-			f.Close()
-		}
-	}()
-	defer guard(&err)
 	info, err := f.Stat()
-	switch {
-	case err != nil:
-		return nil, nil, err
-	case info.IsDir():
-		return nil, nil, ErrDirectory
-	case info.Size() == 0:
-		return nil, nil, ErrEmpty
+	if err == nil && info.IsDir() {
+		err = ErrDirectory
 	}
-	var magic [4]byte
-	if _, err := f.ReadAt(magic[:], 0); err != nil || string(magic[:]) != parquetMagic {
-		return nil, nil, fmt.Errorf("%w: it does not start like a Parquet file", ErrFormat)
-	}
-	if _, err := f.ReadAt(magic[:], max(0, info.Size()-4)); err != nil || string(magic[:]) != parquetMagic || info.Size() < 12 {
-		return nil, nil, fmt.Errorf("%w: it starts like a Parquet file and lacks the end of one; copy it again, or run trace recover on its journal", ErrTruncated)
-	}
-	pq, err := parquet.OpenFile(f, info.Size(), parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true), parquet.ReadBufferSize(64<<10))
 	if err != nil {
-		return nil, nil, fmt.Errorf("unreadable Parquet: %w", err)
+		f.Close()
+		return nil, nil, err
+	}
+	pq, err := parquetOf(f, info.Size())
+	if err != nil {
+		f.Close()
+		return nil, nil, err
 	}
 	return f, pq, nil
+}
+
+// parquetOf reads the footer of what f holds.
+func parquetOf(f io.ReaderAt, size int64) (_ *parquet.File, err error) {
+	defer guard(&err)
+	if size == 0 {
+		return nil, ErrEmpty
+	}
+	var magic [4]byte
+	if _, err := f.ReadAt(magic[:], 0); err != nil && !errors.Is(err, io.EOF) {
+		return nil, pathless(err)
+	} else if string(magic[:]) != parquetMagic {
+		return nil, fmt.Errorf("%w: it does not start like a Parquet file", ErrFormat)
+	}
+	if _, err := f.ReadAt(magic[:], max(0, size-4)); err != nil && !errors.Is(err, io.EOF) {
+		return nil, pathless(err)
+	} else if string(magic[:]) != parquetMagic || size < 12 {
+		return nil, fmt.Errorf("%w: it starts like a Parquet file and lacks the end of one; copy it again, or run trace recover on its journal", ErrTruncated)
+	}
+	pq, err := parquet.OpenFile(f, size, parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true), parquet.ReadBufferSize(64<<10))
+	if err != nil {
+		return nil, fmt.Errorf("unreadable Parquet: %w", err)
+	}
+	return pq, nil
 }
 
 // pathless drops the path of an error that is about to be given a name.
@@ -282,49 +304,172 @@ func (r *FileReader) All() iter.Seq2[*Row, error] {
 		}
 		r.used = true
 		ordered := r.header.Sorted && !r.lax && slices.ContainsFunc(r.columns, func(c openColumn) bool { return c.name == "arrival_ns" })
-		rows := make([]Row, readBatch)
-		var base int64
 		var last time.Duration
-		g := groupReader{columns: r.columns, readers: make([]fieldReader, len(r.columns)), streams: make([]valueStream, len(r.columns))}
-		for i, c := range r.columns {
-			g.readers[i] = c.field.newReader()
+		batches := r.batches
+		if r.opts.ahead {
+			batches = r.batchesAhead
 		}
-		defer g.close()
-		for _, group := range r.pq.RowGroups() {
-			n := group.NumRows()
-			if r.outside(group) {
-				base += n
-				continue
+		batches(func(base int64, batch []Row, err error) bool {
+			if err != nil {
+				yield(nil, rowError(r.name, base, err))
+				return false
 			}
-			g.open(group)
-			for done := int64(0); done < n; {
-				batch := rows[:min(n-done, readBatch)]
-				if err := g.fill(batch); err != nil {
-					yield(nil, rowError(r.name, base+done, err))
-					return
-				}
-				for i := range batch {
-					row := &batch[i]
-					if !r.lax {
-						err := row.Check()
-						if err == nil && ordered && row.Arrival < last {
-							err = ErrUnsorted
-						}
-						if err != nil {
-							yield(nil, rowError(r.name, base+done+int64(i), err))
-							return
-						}
-						last = row.Arrival
+			for i := range batch {
+				row := &batch[i]
+				if !r.lax {
+					err := row.Check()
+					if err == nil && ordered && row.Arrival < last {
+						err = ErrUnsorted
 					}
-					if !yield(row, nil) {
-						return
+					if err != nil {
+						yield(nil, rowError(r.name, base+int64(i), err))
+						return false
 					}
+					last = row.Arrival
 				}
-				done += int64(len(batch))
+				if !yield(row, nil) {
+					return false
+				}
 			}
-			base += n
+			return true
+		})
+	}
+}
+
+// A batchSet is the memory of one batch: its rows, and the readers that own the
+// lists in them.
+type batchSet struct {
+	rows    []Row
+	readers []fieldReader
+}
+
+func (r *FileReader) newBatchSet() *batchSet {
+	s := &batchSet{rows: make([]Row, readBatch), readers: make([]fieldReader, len(r.columns))}
+	for i, c := range r.columns {
+		s.readers[i] = c.field.newReader()
+	}
+	return s
+}
+
+// A batchFunc takes the rows from index base on, or an error there.
+type batchFunc func(base int64, rows []Row, err error) bool
+
+// batches hands the rows to yield, batch by batch, until it returns false.
+func (r *FileReader) batches(yield batchFunc) {
+	set := r.newBatchSet()
+	r.decode(func() *batchSet { return set }, func(base int64, rows []Row, _ *batchSet, err error) bool { return yield(base, rows, err) })
+}
+
+// aheadBatches is how many batches lie between the two goroutines of
+// batchesAhead.
+const aheadBatches = 8
+
+// batchesAhead decodes in a goroutine of its own, which has ended when it
+// returns.
+func (r *FileReader) batchesAhead(yield batchFunc) {
+	type full struct {
+		base int64
+		rows []Row
+		set  *batchSet
+		err  error
+	}
+	free, done := make(chan *batchSet, aheadBatches), make(chan full, aheadBatches)
+	for range aheadBatches {
+		free <- r.newBatchSet()
+	}
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer close(done)
+		r.decode(func() *batchSet {
+			select {
+			case s := <-free:
+				return s
+			case <-stop:
+				return nil
+			}
+		}, func(base int64, rows []Row, set *batchSet, err error) bool {
+			done <- full{base, rows, set, err} // has room for all sets, and an error comes with none
+			return true
+		})
+	}()
+	defer func() {
+		close(stop)
+		for range done {
+		}
+		<-ended
+	}()
+	for f := range done {
+		if !yield(f.base, f.rows, f.err) {
+			return
+		}
+		if f.set != nil {
+			free <- f.set
 		}
 	}
+}
+
+// decode fills the sets that next returns and hands them to put, until one of
+// them says that it is enough.
+func (r *FileReader) decode(next func() *batchSet, put func(base int64, rows []Row, set *batchSet, err error) bool) {
+	var base int64
+	g := groupReader{columns: r.columns, streams: make([]valueStream, len(r.columns))}
+	defer g.close()
+	groups := r.pq.RowGroups()
+	ahead := -1 // the last group that was prefetched
+	for i, group := range groups {
+		n := group.NumRows()
+		if r.outside(group) {
+			base += n
+			continue
+		}
+		// An object fetches the next group while this one is decoded.
+		for next := max(i, ahead+1); next < len(groups) && ahead <= i; next++ {
+			if !r.outside(groups[next]) {
+				r.prefetch(next)
+				ahead = next
+			}
+		}
+		g.open(group)
+		for done := int64(0); done < n; {
+			set := next()
+			if set == nil {
+				return
+			}
+			batch := set.rows[:min(n-done, readBatch)]
+			if err := g.fill(batch, set.readers); err != nil {
+				put(base+done, nil, nil, err)
+				return
+			}
+			if !put(base+done, batch, set, nil) {
+				return
+			}
+			done += int64(len(batch))
+		}
+		base += n
+	}
+}
+
+// prefetch tells an object which of its bytes row group i is read from.
+func (r *FileReader) prefetch(i int) {
+	object, ok := r.file.(Object)
+	if !ok {
+		return
+	}
+	chunks := r.pq.Metadata().RowGroups[i].Columns
+	var ranges []Range
+	for _, c := range r.columns {
+		m := &chunks[c.leaf].MetaData
+		from := m.DataPageOffset
+		if d := m.DictionaryPageOffset; d > 0 && d < from {
+			from = d
+		}
+		if from < 0 || m.TotalCompressedSize < 0 || from > r.size-m.TotalCompressedSize {
+			continue // damage, which reading it reports
+		}
+		ranges = append(ranges, Range{From: from, To: from + m.TotalCompressedSize})
+	}
+	object.Prefetch(ranges)
 }
 
 // outside reports whether the bounds of a row group's arrivals, where it has
@@ -333,25 +478,58 @@ func (r *FileReader) outside(group parquet.RowGroup) bool {
 	if !r.opts.From.OK && !r.opts.To.OK {
 		return false
 	}
-	leaf, ok := r.pq.Schema().Lookup("arrival_ns")
+	lo, hi, ok := r.groupBounds(group, "arrival_ns")
+	return ok && (r.opts.To.OK && lo >= int64(r.opts.To.V) || r.opts.From.OK && hi < int64(r.opts.From.V))
+}
+
+// groupBounds returns the least and the greatest value of an integer column of a
+// row group, where the file says.
+func (r *FileReader) groupBounds(group parquet.RowGroup, name string) (lo, hi int64, ok bool) {
+	leaf, ok := r.pq.Schema().Lookup(name)
 	if !ok {
-		return false
+		return 0, 0, false
 	}
 	chunk, ok := group.ColumnChunks()[leaf.ColumnIndex].(*parquet.FileColumnChunk)
 	if !ok {
-		return false
+		return 0, 0, false
 	}
-	lo, hi, ok := chunk.Bounds()
-	if !ok {
-		return false
+	least, most, ok := chunk.Bounds()
+	if !ok || least.Kind() != most.Kind() {
+		return 0, 0, false
 	}
-	return r.opts.To.OK && lo.Int64() >= int64(r.opts.To.V) || r.opts.From.OK && hi.Int64() < int64(r.opts.From.V)
+	switch least.Kind() {
+	case parquet.Int64:
+		return least.Int64(), most.Int64(), true
+	case parquet.Int32:
+		return int64(least.Int32()), int64(most.Int32()), true
+	}
+	return 0, 0, false
+}
+
+// bounds is groupBounds over all row groups.
+func (r *FileReader) bounds(name string) (lo, hi int64, ok bool) {
+	for _, g := range r.pq.RowGroups() {
+		if g.NumRows() == 0 {
+			continue
+		}
+		l, h, known := r.groupBounds(g, name)
+		if !known {
+			return 0, 0, false
+		}
+		if !ok || l < lo {
+			lo = l
+		}
+		if !ok || h > hi {
+			hi = h
+		}
+		ok = true
+	}
+	return lo, hi, ok
 }
 
 // A groupReader reads the wanted columns of one row group after the other.
 type groupReader struct {
 	columns []openColumn
-	readers []fieldReader
 	streams []valueStream
 }
 
@@ -369,8 +547,8 @@ func (g *groupReader) open(group parquet.RowGroup) {
 	}
 }
 
-// fill decodes the next len(rows) rows.
-func (g *groupReader) fill(rows []Row) (err error) {
+// fill decodes the next len(rows) rows with a reader for each column.
+func (g *groupReader) fill(rows []Row, readers []fieldReader) (err error) {
 	at := 0
 	defer func() {
 		if err != nil {
@@ -380,7 +558,7 @@ func (g *groupReader) fill(rows []Row) (err error) {
 	defer guard(&err)
 	clear(rows)
 	for at = range g.columns {
-		if err := g.readers[at].fill(rows, &g.streams[at]); err != nil {
+		if err := readers[at].fill(rows, &g.streams[at]); err != nil {
 			return err
 		}
 	}

@@ -43,8 +43,11 @@ const (
 // where a trace needs more to be checked in full, a note says what was not.
 func Validate(r Reader) iter.Seq[Violation] {
 	return func(yield func(Violation) bool) {
-		if f, ok := r.(*FileReader); ok {
-			f.lax = true // it would stop at the first
+		switch r := r.(type) { // they would stop at the first
+		case *FileReader:
+			r.lax = true
+		case *dataset:
+			r.lax = true
 		}
 		v := &validator{header: r.Header(), seen: idSet{limit: maxIDBytes}, turns: map[int64]int32{}}
 		for row, err := range r.All() {

@@ -74,6 +74,7 @@ type Writer struct {
 	rows   int64
 	last   [3]int64 // key of the last row
 	sorted bool
+	part   bool  // of a dataset
 	err    error // the first failure of the file; ends the writer
 	done   bool
 }
@@ -328,6 +329,10 @@ func (w *Writer) finishHeader() {
 	h := w.header
 	h.Version = Version
 	h.Sorted = w.sorted
+	if !w.part { // what is written alone is no file of the dataset that its source is of
+		delete(h.Extra, DatasetID)
+		delete(h.Extra, DatasetPart)
+	}
 	h.Rows.Recorded = w.rows
 	if h.Rows.Seen == 0 {
 		h.Rows.Seen = w.rows

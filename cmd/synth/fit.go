@@ -50,6 +50,7 @@ Exit status is 0 if done, 1 if it failed, 2 for a usage error, 130 if interrupte
 			&ucli.Float64Flag{Name: "rate", Usage: "`N` requests (or sessions) a second, where the trace does not say"},
 			&ucli.DurationFlag{Name: "first", Usage: "of a folder of ServeGen's clients, take the first `TIME` alone"},
 			&ucli.Uint64Flag{Name: "seed", Value: 1, Usage: "`N` that the fit's own draws come from"},
+			&ucli.Int64Flag{Name: "rows", Value: 4_000_000, Usage: "learn from the first `N` rows of a trace that has more"},
 			cli.JSONFlag(),
 		}, readFlags()...),
 		Action: cli.Action(fit),
@@ -82,7 +83,11 @@ func fit(ctx context.Context, c *ucli.Context) error {
 	if len(names) == 1 && synth.IsServeGen(names[0]) {
 		return fitServeGen(c, out, names[0], o)
 	}
-	s, h, err := load(ctx, c, names)
+	most := c.Int64("rows")
+	if most < 2 {
+		return cli.Usagef("", "--rows %d: want 2 or more", most)
+	}
+	s, h, more, err := load(ctx, c, names, most)
 	if err != nil {
 		return err
 	}
@@ -93,6 +98,10 @@ func fit(ctx context.Context, c *ucli.Context) error {
 	}
 	if err != nil {
 		return err
+	}
+	if more { // the report is part of the model
+		report.Warnings = append(report.Warnings, fmt.Sprintf("learnt from the first %s rows, %s s: what comes after is not in it; --rows takes more, trace slice --start another stretch",
+			units.Count(most), units.Digits(m.Source.Seconds)))
 	}
 	if err := writeModel(c, out, m); err != nil {
 		return err

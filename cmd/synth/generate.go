@@ -101,7 +101,7 @@ func generate(ctx context.Context, c *ucli.Context) error {
 	}
 	h := g.Header().Clone()
 	h.Origin.Version = cli.Version()
-	return traceout.Write(c, out, h, func(w *traceformat.Writer, p *traceout.Progress) error {
+	return traceout.Write(ctx, c, out, h, func(w *traceformat.Writer, p *traceout.Progress) error {
 		return traceout.Copy(ctx, w, g.All(), p)
 	})
 }

@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"os"
 	"strings"
 
 	ucli "github.com/urfave/cli/v2"
 
 	"reprise/internal/cli"
+	"reprise/internal/units"
 	"reprise/synth"
 	"reprise/synth/score"
 	"reprise/traceformat"
@@ -74,11 +76,12 @@ func readOptions(c *ucli.Context) ([]traceformat.ReadOption, error) {
 	return opts, nil
 }
 
-// load reads a trace into memory, several as one.
-func load(ctx context.Context, c *ucli.Context, names []string) (*score.Sample, *traceformat.Header, error) {
+// load reads a trace into memory, several as one; of one with more than most rows
+// the first most, and then more is true.
+func load(ctx context.Context, c *ucli.Context, names []string, most int64) (s *score.Sample, h *traceformat.Header, more bool, err error) {
 	opts, err := readOptions(c)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, false, err
 	}
 	var sources []traceformat.Source
 	close := func() {
@@ -90,18 +93,18 @@ func load(ctx context.Context, c *ucli.Context, names []string) (*score.Sample, 
 		r, err := traceformat.Open(name, opts...)
 		if errors.Is(err, fs.ErrNotExist) {
 			close()
-			return nil, nil, &cli.Error{Code: cli.Failed, Err: fmt.Errorf("%s: no such file", name), Hint: "trace fetch lists public traces, synth models what ships"}
+			return nil, nil, false, &cli.Error{Code: cli.Failed, Err: fmt.Errorf("%s: no such file", name), Hint: "trace fetch lists public traces, synth models what ships"}
 		}
 		if err != nil {
 			close()
-			return nil, nil, err
+			return nil, nil, false, err
 		}
 		// A Sample sorts its own rows; what several are merged of has to be sorted.
 		if len(names) > 1 && !r.Header().Sorted {
 			sorted, err := traceformat.Sorted(r, os.TempDir())
 			if err != nil {
 				close()
-				return nil, nil, errors.Join(err, r.Close())
+				return nil, nil, false, errors.Join(err, r.Close())
 			}
 			r = both{sorted, r}
 		}
@@ -111,16 +114,42 @@ func load(ctx context.Context, c *ucli.Context, names []string) (*score.Sample, 
 	if len(sources) > 1 {
 		if r, err = traceformat.Merge(sources...); err != nil {
 			close()
-			return nil, nil, err
+			return nil, nil, false, err
 		}
 	}
 	defer r.Close()
-	s, err := score.Load(ctx, r)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", strings.Join(names, ", "), err)
+	first := &firstRows{Reader: r, most: most}
+	if s, err = score.Load(ctx, first); err != nil {
+		return nil, nil, false, fmt.Errorf("%s: %w", strings.Join(names, ", "), err)
+	}
+	if first.more && !r.Header().Sorted {
+		return nil, nil, false, &cli.Error{Code: cli.Failed, Err: fmt.Errorf("%s: has more than %s rows, and they are in no order: the first of them are no stretch of time", names[0], units.Count(most)),
+			Hint: "trace convert " + names[0] + " -o sorted.parquet"}
 	}
 	s.Name = names[0]
-	return s, r.Header(), nil
+	return s, r.Header(), first.more, nil
+}
+
+// firstRows yields the first rows of a trace.
+type firstRows struct {
+	traceformat.Reader
+	most int64
+	more bool // there are more
+}
+
+func (f *firstRows) All() iter.Seq2[*traceformat.Row, error] {
+	return func(yield func(*traceformat.Row, error) bool) {
+		n := int64(0)
+		for row, err := range f.Reader.All() {
+			if n++; err == nil && n > f.most {
+				f.more = true
+				return
+			}
+			if !yield(row, err) {
+				return
+			}
+		}
+	}
 }
 
 // both closes the reader that a sorted one was made of.

@@ -70,7 +70,7 @@ func scoreModel(ctx context.Context, c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	real, _, err := load(ctx, c, c.Args().Slice()[1:])
+	real, _, _, err := load(ctx, c, c.Args().Slice()[1:], math.MaxInt64)
 	if err != nil {
 		return err
 	}

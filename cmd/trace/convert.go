@@ -146,13 +146,38 @@ A trace whose clock ticks coarsely (trace info says so) plays as a burst at ever
 --dequantise spreads its arrivals. Where a format does not say what the prompt lengths of
 later turns count, it is refused until --lengths does.
 
+--partition-by hour (or day) writes a folder of one file an hour instead, as Hive, Spark and
+DuckDB lay datasets out. A folder like that, or a quoted pattern such as 'day=*/*.parquet',
+is one trace wherever one is read.
+
 Examples:
   trace convert conversation_trace.jsonl --dequantise -o moon.parquet
   trace convert sessions/*.json -o agents.parquet
+  trace convert january.parquet --partition-by hour -o january
   trace convert BurstGPT_3.csv.gz --lengths incremental -o burst.parquet`,
-		Flags:  append(writeFlags(), readFlags()...),
+		Flags:  append(append(writeFlags(), partitionFlag()), readFlags()...),
 		Action: cli.Action(joinTraces),
 	}
+}
+
+func partitionFlag() ucli.Flag {
+	return &ucli.StringFlag{Name: "partition-by", Usage: "write a folder of one file a `UNIT`: hour or day (UTC)"}
+}
+
+// partitionBy is what partitionFlag asks for, if it does.
+func partitionBy(c *ucli.Context) (*traceformat.Partition, error) {
+	key := c.String("partition-by")
+	if key == "" {
+		return nil, nil
+	}
+	var keys []string
+	for i := range traceformat.Partitions {
+		if p := &traceformat.Partitions[i]; p.Key == key {
+			return p, nil
+		}
+		keys = append(keys, traceformat.Partitions[i].Key)
+	}
+	return nil, cli.Usagef("", "--partition-by %q: want %s", key, strings.Join(keys, " or "))
 }
 
 func mergeCommand() *ucli.Command {
@@ -168,7 +193,7 @@ ids stay apart, unless all traces were recorded under one key.
 Examples:
   trace merge shard-0.parquet shard-1.parquet -o day.parquet
   trace merge chat.parquet agents.parquet -o mixed.parquet`,
-		Flags:  append(writeFlags(), readFlags()...),
+		Flags:  append(append(writeFlags(), partitionFlag()), readFlags()...),
 		Action: cli.Action(joinTraces),
 	}
 }
@@ -182,7 +207,16 @@ func joinTraces(ctx context.Context, c *ucli.Context) error {
 	if n := len(names) - len(slices.DeleteFunc(slices.Clone(names), func(s string) bool { return s == "-" })); n > 1 {
 		return cli.Usagef("", "standard input can be read once")
 	}
-	name, err := traceout.NativeTarget(c)
+	by, err := partitionBy(c)
+	if err != nil {
+		return err
+	}
+	var name string
+	if by != nil {
+		name, err = traceout.FolderTarget(c)
+	} else {
+		name, err = traceout.NativeTarget(c)
+	}
 	if err != nil {
 		return err
 	}
@@ -192,7 +226,16 @@ func joinTraces(ctx context.Context, c *ucli.Context) error {
 	}
 	defer r.Close()
 	program := "trace " + c.Command.Name
-	return traceout.Write(c, name, written(r.Header(), program), func(w *traceformat.Writer, p *traceout.Progress) error {
+	if by != nil {
+		return traceout.WriteDataset(c, name, *by, written(r.Header(), program), func(w *traceformat.DatasetWriter, p *traceout.Progress) error {
+			if err := traceout.Copy(ctx, w, r.All(), p); err != nil {
+				return err
+			}
+			*w.Header() = *written(r.Header(), program)
+			return nil
+		})
+	}
+	return traceout.Write(ctx, c, name, written(r.Header(), program), func(w *traceformat.Writer, p *traceout.Progress) error {
 		if err := traceout.Copy(ctx, w, r.All(), p); err != nil {
 			return err
 		}
@@ -255,7 +298,7 @@ func (b bothReader) Close() error { return errors.Join(b.Reader.Close(), b.sourc
 // spillDir is where a sort of what goes to output spills: where the output has
 // room, the sort has.
 func spillDir(output string) string {
-	if output == "-" {
+	if output == "-" || traceout.Remote(output) {
 		return os.TempDir()
 	}
 	return filepath.Dir(output)

@@ -8,6 +8,7 @@ import (
 
 	"reprise/internal/cli"
 	"reprise/internal/traceinfo"
+	"reprise/traceformat"
 )
 
 func infoCommand() *ucli.Command {
@@ -21,24 +22,26 @@ clients, models, outcomes, and what the trace can and cannot be used for.
 
 Burstiness is the index of dispersion of counts, variance over mean of the arrivals in
 windows of 0.1, 1, 10 and 100 s: 1 for a Poisson process. The hit share counts blocks up
-to the first that is missing. Memory does not grow with the trace.
+to the first that is missing. Memory does not grow with the trace. Past ten million rows
+the hit shares are estimated from one block in 16, with a 95 % interval; --exact follows
+every block.
 
 Examples:
   trace info trace.parquet
   trace info conversation_trace.jsonl.gz --json
   zcat trace.csv.gz | trace info -`,
-		Flags: append(readFlags(), cli.JSONFlag()),
+		Flags: append(readFlags(), &ucli.BoolFlag{Name: "exact", Usage: "follow every block of a trace of more than 10 million rows"}, cli.JSONFlag()),
 		Action: cli.Action(func(ctx context.Context, c *ucli.Context) error {
 			names, err := arguments(c, 1, 1)
 			if err != nil {
 				return err
 			}
-			r, err := open(c, names[0])
+			r, err := open(c, names[0], traceformat.Ahead())
 			if err != nil {
 				return err
 			}
 			defer r.Close()
-			in, err := traceinfo.Analyze(ctx, r)
+			in, err := traceinfo.Analyze(ctx, r, c.Bool("exact"))
 			if err != nil {
 				return err
 			}

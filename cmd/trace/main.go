@@ -29,7 +29,9 @@ func app() *ucli.App {
 		Description: `Trace inspects, checks, converts, cuts, joins and compares traces of LLM traffic.
 
 A FILE is a trace in any known format, told by its content, plain or packed with gzip or
-zstd; a run directory; or - for standard input. trace COMMAND --help says more.
+zstd; a run directory; a folder of files in hour=.../ folders or a quoted pattern such as
+'day=*/*.parquet', which are one trace; or - for standard input. trace COMMAND --help says
+more.
 
 Known formats: ` + wrapNames(traceformat.Formats()) + `
 
@@ -43,7 +45,7 @@ Exit status is 0 if done, 1 if a trace is damaged, invalid or different, 2 for a
 error, 130 if interrupted.`,
 		Commands: []*ucli.Command{
 			infoCommand(), headCommand(), validateCommand(), convertCommand(), exportCommand(),
-			sliceCommand(), mergeCommand(), recoverCommand(), diffCommand(), fetchCommand(),
+			sliceCommand(), mergeCommand(), recoverCommand(), diffCommand(), fetchCommand(), copyCommand(),
 		},
 	}
 }
@@ -121,7 +123,7 @@ func open(c *ucli.Context, name string, more ...traceformat.ReadOption) (tracefo
 	if err != nil {
 		return nil, err
 	}
-	if _, native := r.(*traceformat.FileReader); native && c.Bool("dequantise") {
+	if traceformat.Native(r) && c.Bool("dequantise") {
 		r.Close()
 		return nil, cli.Usagef("trace convert SOURCE --dequantise -o FILE", "%s: Parquet traces stand as recorded; --dequantise is for the source", name)
 	}

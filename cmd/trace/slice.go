@@ -211,7 +211,7 @@ func slice(ctx context.Context, c *ucli.Context) error {
 		return err
 	}
 	defer r.Close()
-	return traceout.Write(c, name, k.header(r.Header()), func(w *traceformat.Writer, p *traceout.Progress) error {
+	return traceout.Write(ctx, c, name, k.header(r.Header()), func(w *traceformat.Writer, p *traceout.Progress) error {
 		sorted := r.Header().Sorted
 		kept := parents{}
 		for row, err := range r.All() {

@@ -56,7 +56,7 @@ func validate(c *ucli.Context) error {
 	if most < 0 {
 		return cli.Usagef("", "-n %d: want 0 or more", most)
 	}
-	r, err := open(c, names[0])
+	r, err := open(c, names[0], traceformat.Ahead())
 	if err != nil {
 		return err
 	}

@@ -117,6 +117,15 @@ type Prefix struct {
 	// share more than one block.
 	Sharing int64 `json:"rows_sharing"`
 	Deeper  int64 `json:"rows_sharing_deeper"`
+	// Sample is null where every block was followed. Otherwise Unique, Hits,
+	// Sharing and Deeper are estimates.
+	Sample *Sample `json:"sample,omitempty"`
+}
+
+// A Sample says of what estimates are made.
+type Sample struct {
+	Rate  float64 `json:"rate"`       // share of the blocks that was followed
+	After int64   `json:"after_rows"` // rows with blocks before, of which all were
 }
 
 // A Hit is a point of the hit curve.
@@ -124,6 +133,7 @@ type Hit struct {
 	Blocks int     `json:"cache_blocks"`           // size of the cache; 0 is unlimited
 	Tokens int64   `json:"cache_tokens,omitempty"` // the same in tokens, where the block size is known
 	Share  float64 `json:"hit"`
+	Margin float64 `json:"hit_margin,omitempty"` // of an estimate: half the width of its 95 % interval
 }
 
 // Sessions describes conversations.
@@ -217,10 +227,8 @@ type tallies struct {
 	prompt, output           lengths
 	promptSource, outputFrom names
 
-	prefix     *prefixCache
+	prefix     *prefixSampler
 	prefixRows int64
-	sharing    int64
-	deeper     int64
 
 	sessions sessions
 	think    *stats.Hist
@@ -247,9 +255,25 @@ type tallies struct {
 const ctxEvery = 4096
 
 // Analyze reads r to its end. An error is the Reader's, or that of ctx.
-func Analyze(ctx context.Context, r traceformat.Reader) (*Info, error) {
+//
+// Of the rows past ten million, the hit curve and the counts beside it come from
+// a sample of the blocks, and say so; of a trace that is known to be longer, all
+// of it do. With exact nothing is sampled.
+func Analyze(ctx context.Context, r traceformat.Reader, exact bool) (*Info, error) {
+	after := int64(sampleFrom)
+	switch {
+	case exact:
+		after = -1
+	case r.Header().Rows.Recorded > sampleFrom:
+		after = 0
+	}
+	return analyze(ctx, r, after)
+}
+
+// analyze is Analyze, with the rows after which blocks are sampled, or -1.
+func analyze(ctx context.Context, r traceformat.Reader, after int64) (*Info, error) {
 	t := &tallies{
-		arrivals: newArrivals(), prefix: newPrefixCache(cacheSizes),
+		arrivals: newArrivals(), prefix: newPrefixSampler(cacheSizes, after),
 		think: stats.NewHist(), ttft: stats.NewHist(), e2e: stats.NewHist(), lag: stats.NewHist(),
 	}
 	for row, err := range r.All() {
@@ -272,13 +296,7 @@ func (t *tallies) add(row *traceformat.Row) {
 	t.outputFrom.add(row.OutputTokensSource)
 	if len(row.PrefixBlocks) > 0 {
 		t.prefixRows++
-		switch depth := t.prefix.add(row.PrefixBlocks); {
-		case depth > 1:
-			t.deeper++
-			fallthrough
-		case depth == 1:
-			t.sharing++
-		}
+		t.prefix.add(row.PrefixBlocks)
 	}
 	if id, ok := row.Session.Get(); ok {
 		t.sessions.add(id)

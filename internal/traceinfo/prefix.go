@@ -34,7 +34,9 @@ type prefixCache struct {
 	hits    []int64 // per size, and past the end for the whole list
 	blocks  int64
 	evicted bool
-	path    []int32
+	// Of the prompt that was added last, the nodes of the leading blocks that
+	// were held, and the smallest cache that held each and all before it.
+	path, needs []int32
 }
 
 type cacheNode struct {
@@ -61,7 +63,7 @@ func newPrefixCache(sizes []int) *prefixCache {
 // list held.
 func (c *prefixCache) add(ids []uint64) int {
 	c.blocks += int64(len(ids))
-	c.path = c.path[:0]
+	c.path, c.needs = c.path[:0], c.needs[:0]
 	// The smallest cache that has held every block so far.
 	need := int32(0)
 	depth := 0
@@ -74,7 +76,7 @@ func (c *prefixCache) add(ids []uint64) int {
 		for z := need; z < int32(len(c.hits)); z++ {
 			c.hits[z]++
 		}
-		c.path = append(c.path, n)
+		c.path, c.needs = append(c.path, n), append(c.needs, need)
 		depth++
 	}
 	for i := len(ids) - 1; i >= 0; i-- {

@@ -138,18 +138,24 @@ func (l *lengths) summary(sources *names) *Lengths {
 }
 
 func (t *tallies) prefixInfo(b traceformat.Blocks) *Prefix {
-	c := t.prefix
-	p := &Prefix{Rows: t.prefixRows, Blocks: c.blocks, Unique: int64(len(c.nodes)), UniqueAtLeast: c.evicted,
-		Sharing: t.sharing, Deeper: t.deeper}
-	for i, hits := range c.hits {
+	s := t.prefix
+	p := &Prefix{Rows: t.prefixRows, UniqueAtLeast: s.c.evicted}
+	p.Blocks, p.Unique = s.counts()
+	p.Sharing, p.Deeper = s.rowsSharing()
+	if s.sampling {
+		p.Sample = &Sample{Rate: sampleRate, After: s.firstRows}
+	}
+	for i := range s.c.hits {
 		size := 0
 		switch {
-		case i < len(c.sizes):
-			size = c.sizes[i]
-		case c.evicted:
-			size = maxBlocks
+		case i < len(s.sizes):
+			size = s.sizes[i]
+		case s.c.evicted:
+			size = s.remembered()
 		}
-		p.Hits = append(p.Hits, Hit{Blocks: size, Tokens: int64(size) * int64(b.Size), Share: float64(hits) / float64(c.blocks)})
+		h := Hit{Blocks: size, Tokens: int64(size) * int64(b.Size)}
+		h.Share, h.Margin = s.share(i)
+		p.Hits = append(p.Hits, h)
 	}
 	return p
 }

@@ -188,6 +188,13 @@ func (p *printer) prefix(f *Prefix) {
 	}
 	p.printf("\nprefix sharing: %s blocks, %s distinct; %s rows share a prefix, %s more than one block\n",
 		units.Count(f.Blocks), unique, units.Count(f.Sharing), units.Count(f.Deeper))
+	if f.Sample != nil {
+		from := "of"
+		if f.Sample.After > 0 {
+			from = fmt.Sprintf("from row %s on, of", units.Count(f.Sample.After))
+		}
+		p.printf("estimated %s one block in %.0f; --exact follows them all\n", from, 1/f.Sample.Rate)
+	}
 	t := cli.Table{Head: []string{"LRU cache", "hit", ""}}
 	for _, h := range f.Hits {
 		size, tokens := units.Count(int64(h.Blocks))+" blocks", ""
@@ -197,7 +204,11 @@ func (p *printer) prefix(f *Prefix) {
 		if h.Tokens > 0 {
 			tokens = units.Count(h.Tokens) + " tokens"
 		}
-		t.Row(size, fmt.Sprintf("%.3f", h.Share), tokens)
+		share := fmt.Sprintf("%.3f", h.Share)
+		if f.Sample != nil {
+			share += fmt.Sprintf(" ±%.3f", h.Margin)
+		}
+		t.Row(size, share, tokens)
 	}
 	p.table(&t)
 }

@@ -43,9 +43,9 @@ func (m *memory) All() iter.Seq2[*traceformat.Row, error] {
 	}
 }
 
-func analyze(t *testing.T, m *memory) *Info {
+func analyzed(t *testing.T, m *memory) *Info {
 	t.Helper()
-	in, err := Analyze(t.Context(), m)
+	in, err := Analyze(t.Context(), m, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +141,7 @@ func TestPublicTraces(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(filepath.Base(tt.name), func(t *testing.T) {
-			in := analyze(t, shared(t, tt.name))
+			in := analyzed(t, shared(t, tt.name))
 			if in.Rows != tt.rows || !near(in.Rate, tt.rate) {
 				t.Errorf("%d rows at %.4f/s, want %d at %g/s", in.Rows, in.Rate, tt.rows, tt.rate)
 			}
@@ -171,16 +171,16 @@ func TestPublicTraces(t *testing.T) {
 // The code trace was cut at 7,436 prompt tokens, the conversation trace was
 // not cut anywhere near its longest prompt.
 func TestCap(t *testing.T) {
-	if c := analyze(t, shared(t, "azure-llm-2023/AzureLLMInferenceTrace_code.csv")).Prompt.Cap; c == nil || c.Value != 7436 {
+	if c := analyzed(t, shared(t, "azure-llm-2023/AzureLLMInferenceTrace_code.csv")).Prompt.Cap; c == nil || c.Value != 7436 {
 		t.Errorf("cap of code prompts = %+v, want 7436", c)
 	}
-	if c := analyze(t, shared(t, "azure-llm-2023/AzureLLMInferenceTrace_conv.csv")).Prompt.Cap; c != nil {
+	if c := analyzed(t, shared(t, "azure-llm-2023/AzureLLMInferenceTrace_conv.csv")).Prompt.Cap; c != nil {
 		t.Errorf("cap of conversation prompts = %+v, want none", c)
 	}
 }
 
 func TestPublicPrefixSharing(t *testing.T) {
-	p := analyze(t, shared(t, "mooncake/conversation_trace.jsonl")).Prefix
+	p := analyzed(t, shared(t, "mooncake/conversation_trace.jsonl")).Prefix
 	if p.Blocks != 288500 || p.Unique != 182790 || p.Deeper != 4658 || p.UniqueAtLeast {
 		t.Errorf("blocks %d, unique %d, rows sharing more than the root %d; want 288500, 182790, 4658", p.Blocks, p.Unique, p.Deeper)
 	}
@@ -210,7 +210,7 @@ func TestTick(t *testing.T) {
 			m.rows = append(m.rows, at(tt.at(i)))
 		}
 		slices.SortFunc(m.rows, func(a, b traceformat.Row) int { return int(a.Arrival - b.Arrival) })
-		if got := analyze(t, m).Arrivals.Tick; got != tt.want {
+		if got := analyzed(t, m).Arrivals.Tick; got != tt.want {
 			t.Errorf("%s: tick = %v, want %v", tt.name, got, tt.want)
 		}
 	}
@@ -248,7 +248,7 @@ func TestInFlight(t *testing.T) {
 	set(2, 5*s, traceformat.Outcome{Abort: some(1 * s)})                              // 5 to 6
 	set(3, 5*s, traceformat.Outcome{Sent: some(7 * s), E2E: some(4 * s)})             // 7 to 11
 	set(4, 8*s, traceformat.Outcome{Result: traceformat.ResultShed, Error: "no end"}) // not counted
-	f := analyze(t, m).Outcomes.InFlight
+	f := analyzed(t, m).Outcomes.InFlight
 	if want := (InFlight{Rows: 4, Peak: 2, PeakAt: 2 * s, Mean: (10 + 3 + 1 + 4) / 8.0}); *f != want {
 		t.Errorf("in flight = %+v, want %+v", *f, want)
 	}
@@ -266,7 +266,7 @@ func TestSessionsAndNames(t *testing.T) {
 		}
 		m.rows = append(m.rows, r)
 	}
-	in := analyze(t, m)
+	in := analyzed(t, m)
 	if s := in.Sessions; s.Sessions != 20 || s.Rows != 60 || s.Turns.P50 != 3 || s.Turns.Max != 3 || s.AtMost || s.Parents != 40 || s.Think.Known != 40 {
 		t.Errorf("sessions = %+v, turns %+v, think %+v", s, s.Turns, s.Think)
 	}
@@ -360,7 +360,7 @@ func TestSupport(t *testing.T) {
 				m.rows = append(m.rows, r)
 			}
 		}
-		in := analyze(t, m)
+		in := analyzed(t, m)
 		i := slices.IndexFunc(in.Support, func(s Support) bool { return s.For == tt.what })
 		if i < 0 {
 			t.Errorf("%s: nothing is said about %q", tt.name, tt.what)
@@ -373,7 +373,7 @@ func TestSupport(t *testing.T) {
 }
 
 func TestEmptyTrace(t *testing.T) {
-	in := analyze(t, &memory{})
+	in := analyzed(t, &memory{})
 	if in.Rows != 0 || len(in.Support) != 1 || in.Support[0].Can != "no" {
 		t.Errorf("info of no rows = %+v", in)
 	}
@@ -381,12 +381,12 @@ func TestEmptyTrace(t *testing.T) {
 
 func TestAnalyzeStops(t *testing.T) {
 	damage := &traceformat.RowError{Name: "x", Row: 1, Err: traceformat.ErrTruncated}
-	if _, err := Analyze(t.Context(), &memory{rows: make([]traceformat.Row, 1), err: damage}); !errors.Is(err, traceformat.ErrTruncated) {
+	if _, err := Analyze(t.Context(), &memory{rows: make([]traceformat.Row, 1), err: damage}, false); !errors.Is(err, traceformat.ErrTruncated) {
 		t.Errorf("error = %v, want the reader's", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Analyze(ctx, &memory{rows: make([]traceformat.Row, 1)}); !errors.Is(err, context.Canceled) {
+	if _, err := Analyze(ctx, &memory{rows: make([]traceformat.Row, 1)}, false); !errors.Is(err, context.Canceled) {
 		t.Errorf("error = %v, want context.Canceled", err)
 	}
 }
@@ -406,6 +406,6 @@ func FuzzAnalyze(f *testing.F) {
 			r.E2E, r.TTFT, r.Scheduled, r.Sent = traceformat.Some(time.Duration(e2e)), traceformat.Some(time.Duration(b)), traceformat.Some(time.Duration(a)), traceformat.Some(time.Duration(b))
 			m.rows = append(m.rows, r)
 		}
-		analyze(t, m)
+		analyzed(t, m)
 	})
 }

@@ -43,10 +43,13 @@ func Target(c *ucli.Context) (string, error) {
 
 // CheckTarget reports why a file cannot be written at name.
 func CheckTarget(name string, force bool) error {
+	if Remote(name) {
+		return cli.Usagef("write it here and upload it: trace cp FILE "+name, "%s: traces alone are written to object storage", name)
+	}
 	info, err := os.Lstat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if _, err := os.Stat(filepath.Dir(name)); err != nil {
+		if !isDir(filepath.Dir(name)) {
 			return cli.Usagef("", "%s: no such folder", filepath.Dir(name))
 		}
 		return nil
@@ -63,8 +66,12 @@ func CheckTarget(name string, force bool) error {
 	return nil
 }
 
-// NativeTarget is Target for commands that write Parquet.
+// NativeTarget is Target for commands that write Parquet, which may go to object
+// storage.
 func NativeTarget(c *ucli.Context) (string, error) {
+	if name := c.String("output"); Remote(name) {
+		return name, checkRemote(c.Context, name, c.Bool("force"))
+	}
 	name, err := Target(c)
 	if err != nil {
 		return "", err
@@ -82,20 +89,28 @@ func NativeTarget(c *ucli.Context) (string, error) {
 
 // Write writes a trace to the output that NativeTarget gave. fill writes
 // the rows and then may change the header.
-func Write(c *ucli.Context, name string, h *traceformat.Header, fill func(*traceformat.Writer, *Progress) error) (err error) {
+//
+// A trace for object storage is written to a temporary file, and uploaded when it
+// is whole and was read back; where the upload fails, the file stays.
+func Write(ctx context.Context, c *ucli.Context, name string, h *traceformat.Header, fill func(*traceformat.Writer, *Progress) error) (err error) {
 	path := name
 	opts := []traceformat.WriteOption{}
 	if c.Bool("force") {
 		opts = append(opts, traceformat.Overwrite())
 	}
-	if name == "-" {
+	keep := false
+	if name == "-" || Remote(name) {
 		// A Parquet file is read back before it counts as written, which a pipe
-		// cannot do.
+		// and an object cannot be.
 		dir, err := os.MkdirTemp("", "reprise-")
 		if err != nil {
 			return err
 		}
-		defer os.RemoveAll(dir)
+		defer func() {
+			if !keep {
+				os.RemoveAll(dir)
+			}
+		}()
 		path = filepath.Join(dir, "trace.parquet")
 	}
 	w, err := traceformat.Create(path, h, opts...)
@@ -112,6 +127,13 @@ func Write(c *ucli.Context, name string, h *traceformat.Header, fill func(*trace
 	if err := w.Close(); err != nil {
 		return err
 	}
+	if Remote(name) {
+		p.Clear()
+		if err := upload(ctx, path, name, c.Bool("force")); err != nil {
+			keep = true
+			return err
+		}
+	}
 	if name == "-" {
 		f, err := os.Open(path)
 		if err != nil {
@@ -125,8 +147,60 @@ func Write(c *ucli.Context, name string, h *traceformat.Header, fill func(*trace
 	return p.Done(n, path, name)
 }
 
+// FolderTarget is Target for what is written as a folder.
+func FolderTarget(c *ucli.Context) (string, error) {
+	name := c.String("output")
+	switch _, err := os.Lstat(name); {
+	case name == "":
+		return "", cli.Usagef("-o FOLDER", "%s: where to?", c.Command.Name)
+	case Remote(name):
+		return "", cli.Usagef("write it here and upload it: trace cp FOLDER "+name, "%s: a folder does not appear in object storage at once", name)
+	case name == "-":
+		return "", cli.Usagef("-o FOLDER", "a folder of files cannot go to standard output")
+	case err == nil:
+		return "", cli.Usagef("name another, or remove it: a folder is not written over", "%s exists", name)
+	case !errors.Is(err, fs.ErrNotExist):
+		return "", err
+	}
+	if dir := filepath.Dir(filepath.Clean(name)); !isDir(dir) {
+		return "", cli.Usagef("", "%s: no such folder", dir)
+	}
+	return name, nil
+}
+
+func isDir(name string) bool {
+	info, err := os.Stat(name)
+	return err == nil && info.IsDir()
+}
+
+// WriteDataset writes a trace as a folder of files to the output that
+// FolderTarget gave. fill is as that of Write.
+func WriteDataset(c *ucli.Context, name string, by traceformat.Partition, h *traceformat.Header, fill func(*traceformat.DatasetWriter, *Progress) error) error {
+	w, err := traceformat.CreateDataset(name, h, by)
+	if err != nil {
+		return err
+	}
+	defer w.Abort()
+	p := NewProgress(c.App.ErrWriter)
+	defer p.Clear()
+	if err := fill(w, p); err != nil {
+		return err
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	p.Clear()
+	_, err = fmt.Fprintf(c.App.ErrWriter, "wrote %s to %d files in %s\n", Rows(w.Rows()), w.Files(), name)
+	return err
+}
+
+// A RowWriter takes rows: a trace, or a dataset.
+type RowWriter interface {
+	Write(*traceformat.Row) error
+}
+
 // Copy writes every row, as fill of Write does that changes none.
-func Copy(ctx context.Context, w *traceformat.Writer, rows iter.Seq2[*traceformat.Row, error], p *Progress) error {
+func Copy(ctx context.Context, w RowWriter, rows iter.Seq2[*traceformat.Row, error], p *Progress) error {
 	for row, err := range rows {
 		if err != nil {
 			return err
