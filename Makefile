@@ -21,7 +21,7 @@ demo: replay ## build, then play a minute of a model that ships against the embe
 	bin/replay 'model:mooncake-conv?prompts=0.1&outputs=0.3' --duration 3m --speedup 3 -o run-demo/ || [ $$? -eq 3 ]
 
 test: ## every test
-	go test ./...
+	go test -timeout 30m ./...
 
 race: ## the race detector on the concurrent packages
 	go test -race ./replay/... ./internal/wire/... ./internal/metrics/... ./backends/... ./traceformat
