@@ -22,12 +22,15 @@ func Await(ctx context.Context, patterns []string, limit time.Duration, say func
 	last := ""
 	for {
 		dirs, waiting, err := lookFor(patterns)
-		if err != nil || waiting == "" || !time.Now().Before(deadline) {
+		if err != nil || waiting == "" {
 			return dirs, err
 		}
 		if waiting != last {
 			say(waiting)
 			last = waiting
+		}
+		if !time.Now().Before(deadline) {
+			return dirs, nil
 		}
 		select {
 		case <-ctx.Done():

@@ -83,7 +83,7 @@ func TestRetriesAreCounted(t *testing.T) {
 	}
 	defer p.Stop()
 	dir := filepath.Join(t.TempDir(), "run")
-	stdout, stderr, status := replayCommand(t, "../../testdata/demo.parquet", "--limit", "40", "--backend", "sim", "--url", p.URL, "--retries", "3", "-o", dir, "--json")
+	stdout, stderr, status := replayCommand(t, "../../testdata/demo.parquet", "--limit", "40", "--backend", "sim", "--url", p.URL, "--retries", "9", "-o", dir, "--json")
 	if status != 0 && status != 3 {
 		t.Fatalf("exit status %d\n%s", status, stderr)
 	}

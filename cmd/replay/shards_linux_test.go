@@ -124,11 +124,12 @@ func TestShardsOverANetwork(t *testing.T) {
 	for i, l := range late {
 		slices.Sort(l)
 		all = append(all, l...)
-		// The median: what the network lost comes later, and that is no fault of
-		// the start. A quarter of the delay is what cannot be measured, as the way
-		// there takes twice as long as the way back.
-		if median := l[len(l)/2]; median.Abs() > 5*time.Millisecond+delay(i)/4 {
-			t.Errorf("shard %d sent its requests %v after the plan, by the server's clock", i, median)
+		// The quickest tenth: what the network lost, and what a busy machine kept
+		// from the witness, comes later, and that is no fault of the start. A
+		// quarter of the delay is what cannot be measured, as the way there takes
+		// twice as long as the way back.
+		if quick := l[len(l)/10]; quick.Abs() > 5*time.Millisecond+delay(i)/4 {
+			t.Errorf("shard %d sent its requests %v after the plan, by the server's clock", i, quick)
 		}
 	}
 	slices.Sort(all)

@@ -988,7 +988,6 @@ func (s *shard) wentStale(cn *conn, f *flight, at time.Duration) {
 
 // shut ends everything.
 func (s *shard) shut() {
-	now := clock.Now()
 	for {
 		s.mu.Lock()
 		f := s.first
@@ -998,14 +997,14 @@ func (s *shard) shut() {
 		}
 		s.dequeue(f)
 		s.mu.Unlock()
-		s.land(f, now, ErrAborted)
+		s.land(f, clock.Now(), ErrAborted)
 	}
 	for _, cn := range s.conns {
 		if cn == nil {
 			continue
 		}
 		if f := s.drop(cn); f != nil {
-			s.land(f, now, ErrAborted)
+			s.land(f, clock.Now(), ErrAborted) // a request may have been written just now
 		}
 		if w := cn.warming; w != nil {
 			w.flying--
