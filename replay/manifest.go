@@ -2,7 +2,6 @@ package replay
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"reprise/backends"
 	"reprise/gpu/findings"
 	"reprise/internal/build"
+	"reprise/internal/durable"
 	"reprise/internal/metrics"
 	"reprise/internal/wire"
 	"reprise/traceformat"
@@ -148,25 +148,9 @@ func NewManifest(program string, args []string, p *Plan, trace string, s Server)
 	return m
 }
 
-// Write replaces run.json in dir, atomically.
+// Write replaces run.json in dir, atomically and so that it survives a crash.
 func (m *Manifest) Write(dir string) error {
-	b, err := json.MarshalIndent(m, "", "  ")
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(dir, ".run.json-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(b, '\n'))
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(dir, "run.json"))
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
+	return durable.WriteJSON(filepath.Join(dir, ManifestFile), m)
 }
 
 func thisHost() Host {

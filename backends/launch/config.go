@@ -164,8 +164,18 @@ func ReadConfig(name string) (*Config, error) {
 
 // ParseConfig reads the bytes of a serving configuration.
 func ParseConfig(b []byte) (*Config, error) {
+	var raw any
+	err := yaml.UnmarshalWithOptions(b, &raw, yaml.UseOrderedMap())
+	if err == nil {
+		if err := CheckAliases(raw); err != nil {
+			return nil, err
+		}
+	}
 	c := new(Config)
-	if err := yaml.UnmarshalWithOptions(b, c, yaml.Strict()); err != nil {
+	if err == nil {
+		err = yaml.UnmarshalWithOptions(b, c, yaml.Strict())
+	}
+	if err != nil {
 		return nil, errors.New(strings.TrimSpace(yaml.FormatError(err, false, true)))
 	}
 	return c, c.validate()
@@ -199,6 +209,41 @@ func (c *Config) validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// maxSpelled bounds YAML with its aliases written out, about in bytes.
+const maxSpelled = 8 << 20
+
+// CheckAliases refuses what was read of YAML, with ordered maps, whose aliases
+// stand for more than anyone writes: in a few lines aliases of aliases are
+// billions of values, which are one in memory until they are written out.
+func CheckAliases(v any) error {
+	if left := spelled(v, maxSpelled); left <= 0 {
+		return fmt.Errorf("with its aliases written out it has more than %d bytes", maxSpelled)
+	}
+	return nil
+}
+
+// spelled takes the size of v from what is left, and stops where nothing is.
+func spelled(v any, left int) int {
+	left--
+	switch v := v.(type) {
+	case string:
+		left -= len(v)
+	case yaml.MapSlice:
+		for _, i := range v {
+			if left = spelled(i.Value, spelled(i.Key, left)); left <= 0 {
+				break
+			}
+		}
+	case []any:
+		for _, e := range v {
+			if left = spelled(e, left); left <= 0 {
+				break
+			}
+		}
+	}
+	return left
 }
 
 // Launches says whether there is something to start.

@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -99,10 +100,32 @@ func TestBadConfigs(t *testing.T) {
 		"dashes":       {"backend: vllm\nurl: http://h:1\ncommand: [vllm]\nflags: {--a: 1}", "without dashes"},
 		"no such time": {"backend: vllm\nready_timeout: 5 minutes", "not a time"},
 		"not YAML":     {"backend: [", ""},
+		"a bomb":       {"backend: vllm\nflags:\n" + bomb(7), "with its aliases written out"},
 	} {
 		if _, err := ParseConfig([]byte(tt[0])); err == nil || !strings.Contains(err.Error(), tt[1]) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// bomb is so many levels of ten aliases each of the level before.
+func bomb(levels int) string {
+	var b strings.Builder
+	b.WriteString("  l0: &l0 x\n")
+	for n := range levels {
+		fmt.Fprintf(&b, "  l%d: &l%d [%s]\n", n+1, n+1, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*l%d, ", n), 10), ", "))
+	}
+	return b.String()
+}
+
+// TestAliases reads a file that uses them as they are meant.
+func TestAliases(t *testing.T) {
+	c, err := ParseConfig([]byte("backend: vllm\nurl: &u http://h:1\ncommand: [vllm, *u]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := c.Command.List; len(got) != 2 || got[1] != "http://h:1" {
+		t.Errorf("the command is %q", got)
 	}
 }
 

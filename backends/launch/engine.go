@@ -70,14 +70,7 @@ type Error struct {
 	Tail   string // of its log
 }
 
-func (e *Error) Error() string {
-	var b strings.Builder
-	b.WriteString(e.Reason)
-	for line := range strings.Lines(e.Tail) {
-		b.WriteString("\n  | " + strings.TrimRight(strings.Map(printable, line), " "))
-	}
-	return b.String()
-}
+func (e *Error) Error() string { return e.Reason + Quoted(e.Tail) }
 
 // tailShown of a log is quoted in an error.
 const tailShown = 2 << 10

@@ -469,16 +469,7 @@ func (a *ab) planOnly() error {
 		return err
 	}
 	out := &strings.Builder{}
-	fmt.Fprintf(out, "\norder\n")
-	for block := 1; block <= p.Repeats; block++ {
-		var names []string
-		for _, r := range p.Runs {
-			if r.Repeat == block {
-				names = append(names, r.Cell)
-			}
-		}
-		fmt.Fprintf(out, "  repeat %d: %s\n", block, strings.Join(names, ", "))
-	}
+	writeOrder(out, p)
 	took, bytes := p.Expected()
 	fmt.Fprintf(out, "\n%s of %s requests, about %s each, about %s in all", plural(len(p.Runs), "run"), units.Count(p.Requests),
 		units.About(p.RunTime), units.About(took))

@@ -93,8 +93,7 @@ func (a *ab) impossible(cell *experiment.Cell, err error) error {
 		return err
 	}
 	if a.skipImpossible {
-		reason, _, _ := strings.Cut(err.Error(), "\n")
-		cell.Skipped = "impossible: " + reason
+		cell.Skipped = "impossible: " + firstLine(err)
 		for i := range a.cells {
 			if a.cells[i].Name == cell.Name {
 				a.cells[i].Skipped = cell.Skipped

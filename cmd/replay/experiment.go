@@ -192,7 +192,14 @@ func (a *ab) openCell(cell *experiment.Cell, alike map[string]*work) (*work, err
 	if w := alike[key]; w != nil {
 		return w, nil
 	}
-	c, err := runContext(a.c.App, cell.Flags, cell.Source)
+	var args []string
+	for _, f := range cell.Flags {
+		args = append(args, "--"+f)
+	}
+	if cell.Source != "" {
+		args = append(args, "--", cell.Source)
+	}
+	c, err := runContext(a.c.App, args)
 	if err != nil {
 		return nil, err
 	}
@@ -245,8 +252,8 @@ func (a *ab) ownTrace(trace string) error {
 	return nil
 }
 
-// runContext is the command line of one run.
-func runContext(parent *urfave.App, flags []string, source string) (*urfave.Context, error) {
+// runContext is the command line of one run: flags, and perhaps a trace.
+func runContext(parent *urfave.App, args []string) (*urfave.Context, error) {
 	run := app()
 	run.Writer, run.ErrWriter = parent.Writer, parent.ErrWriter
 	set := flag.NewFlagSet(run.Name, flag.ContinueOnError)
@@ -255,13 +262,6 @@ func runContext(parent *urfave.App, flags []string, source string) (*urfave.Cont
 		if err := f.Apply(set); err != nil {
 			return nil, err
 		}
-	}
-	var args []string
-	for _, f := range flags {
-		args = append(args, "--"+f)
-	}
-	if source != "" {
-		args = append(args, "--", source)
 	}
 	if err := set.Parse(args); err != nil {
 		return nil, cli.Usagef("", "%w", err)
@@ -392,6 +392,20 @@ func writePlan(w io.Writer, p *experiment.Plan) error {
 			fmt.Fprintf(out, "not played: %s: %s\n", c.Name, c.Skipped)
 		}
 	}
+	writeOrder(out, p)
+	took, bytes := p.Expected()
+	fmt.Fprintf(out, "\n%s: %s, %s, about %s in all\nabout %s on disk\n", plural(len(p.Runs), "run"), plural(len(p.Cells)-skipped, "cell"),
+		plural(p.Repeats, "repeat"), units.About(took), units.Bytes(bytes))
+	for _, n := range p.Notes {
+		fmt.Fprintf(out, "note: %s\n", n)
+	}
+	fmt.Fprintln(out, "note: no server was asked whether it takes these requests")
+	_, err := io.WriteString(w, out.String())
+	return err
+}
+
+// writeOrder writes which cells each repeat plays, in order.
+func writeOrder(out *strings.Builder, p *experiment.Plan) {
 	fmt.Fprintf(out, "\norder\n")
 	for block := 1; block <= p.Repeats; block++ {
 		var names []string
@@ -402,13 +416,4 @@ func writePlan(w io.Writer, p *experiment.Plan) error {
 		}
 		fmt.Fprintf(out, "  repeat %d: %s\n", block, strings.Join(names, ", "))
 	}
-	took, bytes := p.Expected()
-	fmt.Fprintf(out, "\n%s: %s, %s, about %s in all\nabout %s on disk\n", plural(len(p.Runs), "run"), plural(len(p.Cells)-skipped, "cell"),
-		plural(p.Repeats, "repeat"), units.About(took), units.Bytes(bytes))
-	for _, n := range p.Notes {
-		fmt.Fprintf(out, "note: %s\n", n)
-	}
-	fmt.Fprintln(out, "note: no server was asked whether it takes these requests")
-	_, err := io.WriteString(w, out.String())
-	return err
 }

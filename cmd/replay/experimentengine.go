@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +11,7 @@ import (
 
 	"reprise/backends"
 	"reprise/backends/launch"
+	"reprise/internal/durable"
 	"reprise/replay/experiment"
 )
 
@@ -112,11 +112,7 @@ func (a *ab) begin(ctx context.Context, cell *experiment.Cell, dir string) (cont
 
 // write puts the record and what there is of the log beside a run.
 func (r *engineRecord) write(dir, log string) error {
-	b, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(dir, engineFile), append(b, '\n'), 0o644); err != nil {
+	if err := durable.WriteJSON(filepath.Join(dir, engineFile), r); err != nil {
 		return err
 	}
 	if _, err := os.Stat(log); errors.Is(err, os.ErrNotExist) {

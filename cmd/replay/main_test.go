@@ -101,3 +101,11 @@ func replayCommand(t *testing.T, args ...string) (stdout, stderr string, status 
 	}
 	return out.String(), diag.String(), 0
 }
+
+func TestSafeArgs(t *testing.T) {
+	in := []string{"replay", "http://u:p@h:1/v1", "--url=https://u:p@h", "--backend", "vllm=http://u@h:8000", "--option", "a=b@c", "s3://bucket/a@b.parquet"}
+	want := []string{"replay", "http://h:1/v1", "--url=https://h", "--backend", "vllm=http://h:8000", "--option", "a=b@c", "s3://bucket/a@b.parquet"}
+	if got := safeArgs(in); !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}

@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -650,11 +650,13 @@ func fidelityLimits(c *urfave.Context) (metrics.Limits, error) {
 func safeArgs(args []string) []string {
 	out := make([]string, len(args))
 	for i, a := range args {
-		if u, err := url.Parse(a); err == nil && u.User != nil {
-			u.User = nil
-			a = u.String()
-		}
-		out[i] = a
+		out[i] = withoutUser(a)
 	}
 	return out
 }
+
+// userInfo is the name and password of a URL, wherever that stands in an argument:
+// --url=URL, vllm=URL.
+var userInfo = regexp.MustCompile(`://[^/?#\s]*@`)
+
+func withoutUser(arg string) string { return userInfo.ReplaceAllString(arg, "://") }

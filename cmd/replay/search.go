@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -247,7 +246,7 @@ func (s *searching) parse() error {
 	for _, f := range givenFlags(c, c.Command.Flags, append(own, "quiet")) {
 		s.base = append(s.base, "--"+f)
 	}
-	if s.run, err = s.context(s.base); err != nil {
+	if s.run, err = runContext(s.c.App, s.base); err != nil {
 		return err
 	}
 	// A rate stands for all of them: the arrivals are checked with it.
@@ -265,23 +264,6 @@ func (s *searching) parse() error {
 		s.output = "search-" + time.Now().Format("20060102-150405")
 	}
 	return nil
-}
-
-// context is the command line of `replay TRACE` with these flags.
-func (s *searching) context(args []string) (*urfave.Context, error) {
-	a := app()
-	set := flag.NewFlagSet("run", flag.ContinueOnError)
-	set.SetOutput(io.Discard)
-	for _, f := range a.Flags {
-		if err := f.Apply(set); err != nil {
-			return nil, err
-		}
-	}
-	if err := set.Parse(args); err != nil {
-		return nil, cli.Usagef("", "%w", err)
-	}
-	a.Writer, a.ErrWriter = s.c.App.Writer, s.stderr
-	return urfave.NewContext(a, set, nil), nil
 }
 
 // load are the flags that make the load of a step.
@@ -323,7 +305,7 @@ func (s *searching) flags(step *search.Step) []string {
 
 // options are those of a run of one lap.
 func (s *searching) options(step *search.Step) (replay.Options, error) {
-	c, err := s.context(s.flags(step))
+	c, err := runContext(s.c.App, s.flags(step))
 	if err != nil {
 		return replay.Options{}, err
 	}
@@ -419,7 +401,7 @@ func (s *searching) begin(ctx context.Context) (*search.File, error) {
 	f.Program = replay.NewManifest("replay", nil, p, s.trace, replay.Server{Info: srv.info}).Program
 	f.Digest = p.Digest
 	for _, b := range s.base {
-		f.Flags = append(f.Flags, strings.TrimPrefix(b, "--"))
+		f.Flags = append(f.Flags, withoutUser(strings.TrimPrefix(b, "--")))
 	}
 	slices.Sort(f.Flags)
 	f.Spec = s.spec
@@ -448,7 +430,7 @@ func (s *searching) lengthen(ctx context.Context) error {
 	}
 	d := time.Duration(1.3 * float64(p.Lap) * float64(most) / float64(p.Rows)).Truncate(time.Second)
 	s.base = append(s.base, "--duration="+d.String())
-	if s.run, err = s.context(s.base); err != nil {
+	if s.run, err = runContext(s.c.App, s.base); err != nil {
 		return err
 	}
 	s.source, _, _, err = openSource(ctx, s.run, s.trace) // a generated one leaves nothing behind

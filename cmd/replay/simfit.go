@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -113,7 +112,7 @@ func simFit(c *urfave.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := writeWhole(out, b); err != nil {
+	if err := durable.WriteFile(out, b); err != nil {
 		return err
 	}
 	if c.Bool("json") {
@@ -244,22 +243,4 @@ func describeEngine(run *simfit.Run, options []string) (*sim.CostFile, sim.Optio
 	}
 	f.Cost.Step = 1 // until it is fitted, so that the file is a valid one
 	return f, sim.Options{Fitted: f}, nil
-}
-
-// writeWhole writes a file at once or not at all.
-func writeWhole(name string, b []byte) error {
-	t, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*")
-	if err != nil {
-		return err
-	}
-	_, err = t.Write(b)
-	err = errors.Join(err, t.Chmod(0o644), t.Sync(), t.Close())
-	if err == nil {
-		err = os.Rename(t.Name(), name)
-	}
-	if err != nil {
-		os.Remove(t.Name())
-		return err
-	}
-	return durable.SyncDir(filepath.Dir(name))
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -48,6 +49,22 @@ func WriteFile(name string, b []byte) error {
 		return err
 	}
 	return SyncDir(dir)
+}
+
+// Aside renames a folder or file to NAME.WHY-1, or the next number that is free,
+// so that nothing of it is lost and its name is. There need not be anything.
+func Aside(name, why string) error {
+	for n := 1; ; n++ {
+		to := fmt.Sprintf("%s.%s-%d", name, why, n)
+		if _, err := os.Lstat(to); err == nil {
+			continue
+		}
+		err := os.Rename(name, to)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return errors.Join(err, SyncDir(filepath.Dir(name)))
+	}
 }
 
 // ReadJSON reads a regular file of at most so many bytes.

@@ -1,7 +1,6 @@
 package experiment
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,9 +9,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
-	"unicode"
+
+	"reprise/backends/launch"
 )
 
 // Hooks of a run.
@@ -68,7 +67,6 @@ func hook(ctx context.Context, what, command, dir string, r Run, url string, tim
 	if errors.Is(err, context.Canceled) {
 		return err
 	}
-	// What a program printed is shown without what moves a cursor.
 	tail := make([]byte, tailBytes)
 	if end, serr := log.Seek(0, io.SeekEnd); serr == nil {
 		n, _ := log.ReadAt(tail, max(begin, end-tailBytes))
@@ -76,19 +74,5 @@ func hook(ctx context.Context, what, command, dir string, r Run, url string, tim
 	} else {
 		tail = nil
 	}
-	var text strings.Builder
-	for line := range bytes.Lines(tail) {
-		text.WriteString("\n  | " + strings.TrimRight(strings.Map(printable, string(line)), " "))
-	}
-	return fmt.Errorf("%s of %s: %w%s", what, r.Cell, err, text.String())
-}
-
-func printable(c rune) rune {
-	switch {
-	case c == '\t':
-		return ' '
-	case !unicode.IsPrint(c):
-		return -1
-	}
-	return c
+	return fmt.Errorf("%s of %s: %w%s", what, r.Cell, err, launch.Quoted(string(tail)))
 }

@@ -264,10 +264,13 @@ func readRaw(name string, chain []string) (yaml.MapSlice, error) {
 	if len(bytes.TrimSpace(b)) == 0 {
 		return nil, fmt.Errorf("%s is empty", name)
 	}
-	if err := yaml.UnmarshalWithOptions(b, &check, yaml.Strict()); err != nil {
+	if err := yaml.UnmarshalWithOptions(b, &raw, yaml.UseOrderedMap()); err != nil {
 		return nil, fmt.Errorf("%s: %s", name, strings.TrimSpace(yaml.FormatError(err, false, true)))
 	}
-	if err := yaml.UnmarshalWithOptions(b, &raw, yaml.UseOrderedMap()); err != nil {
+	if err := launch.CheckAliases(raw); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if err := yaml.UnmarshalWithOptions(b, &check, yaml.Strict()); err != nil {
 		return nil, fmt.Errorf("%s: %s", name, strings.TrimSpace(yaml.FormatError(err, false, true)))
 	}
 	locate(raw, filepath.Dir(abs))

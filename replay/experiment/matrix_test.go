@@ -229,3 +229,16 @@ func FuzzMatrix(f *testing.F) {
 		}
 	})
 }
+
+// TestAliasBomb refuses a file of a few hundred bytes that would be written out
+// to tens of millions.
+func TestAliasBomb(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("traces: [model:chat]\nbackends: [sim]\nreplay:\n  l0: &l0 x\n")
+	for _, level := range []string{"01", "12", "23", "34", "45", "56", "67"} {
+		b.WriteString("  l" + level[1:] + ": &l" + level[1:] + " [" + strings.Repeat("*l"+level[:1]+", ", 9) + "*l" + level[:1] + "]\n")
+	}
+	if _, err := ReadMatrix(write(t, map[string]string{"m.yaml": b.String()}), nil); err == nil || !strings.Contains(err.Error(), "with its aliases written out") {
+		t.Errorf("the error is %v", err)
+	}
+}

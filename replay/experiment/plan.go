@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -394,15 +393,5 @@ func (f *Folder) aside(r Run, why string) error {
 	if os.Remove(dir) == nil {
 		return nil // it was empty
 	}
-	for n := 1; ; n++ {
-		to := fmt.Sprintf("%s.%s-%d", dir, why, n)
-		if _, err := os.Lstat(to); err == nil {
-			continue
-		}
-		err := os.Rename(dir, to)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return errors.Join(err, durable.SyncDir(filepath.Dir(dir)))
-	}
+	return durable.Aside(dir, why)
 }

@@ -150,18 +150,7 @@ func (f *Folder) Save() error {
 // Aside renames what is left of a run that was not finished, so that nothing of
 // it is lost and its name is free. There need not be anything.
 func (f *Folder) Aside(dir string) error {
-	dir = filepath.Join(f.Path, dir)
-	for n := 1; ; n++ {
-		to := fmt.Sprintf("%s.partial-%d", dir, n)
-		if _, err := os.Lstat(to); err == nil {
-			continue
-		}
-		err := os.Rename(dir, to)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return errors.Join(err, durable.SyncDir(filepath.Dir(dir)))
-	}
+	return durable.Aside(filepath.Join(f.Path, dir), "partial")
 }
 
 // Close lets others in.

@@ -30,7 +30,6 @@ type Run struct {
 	rows   []traceformat.Row // by time of sending; lengths are those that were served
 	real   []outcome         // of each row
 	gaps   []gap             // between two tokens of one request, by the second
-	Failed int64             // rows that say nothing of the engine's pace, left out
 	rate   float64
 }
 
@@ -66,8 +65,7 @@ func Open(dir string) (*Run, error) {
 		aborted := row.Result == traceformat.ResultClientAbort
 		output, prompt := row.ServedOutputTokens.Or(row.OutputTokens.V), row.ServedPromptTokens.Or(row.PromptTokens.V)
 		if !row.Sent.OK || row.Result != traceformat.ResultOK && !aborted || prompt < 1 || output < 1 {
-			r.Failed++
-			continue
+			continue // it says nothing of the engine's pace
 		}
 		x := both{row: traceformat.Row{Request: row.Clone().Request}}
 		x.row.Arrival = row.Sent.V

@@ -4,15 +4,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"reprise/internal/durable"
 	"reprise/report"
 )
 
@@ -123,39 +122,11 @@ type state struct {
 	Runs []runState `json:"runs"`
 }
 
-// readFile reads a regular file of a bounded size.
-func readFile(name string, limit int64) ([]byte, error) {
-	s, err := os.Stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if !s.Mode().IsRegular() || s.Size() > limit {
-		return nil, fmt.Errorf("%s is not a file of at most %d MiB", name, limit>>20)
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, limit))
-}
-
-func readJSON(name string, v any) error {
-	b, err := readFile(name, maxFile)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(b, v); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	return nil
-}
-
 // readPlan reads plan.json and state.json of a folder.
 func readPlan(dir string) (*plan, map[planRun]runState, error) {
 	p := new(plan)
 	name := filepath.Join(dir, planFile)
-	if err := readJSON(name, p); err != nil {
+	if err := durable.ReadJSON(name, maxFile, p); err != nil {
 		return nil, nil, err
 	}
 	if err := p.check(); err != nil {
@@ -164,7 +135,7 @@ func readPlan(dir string) (*plan, map[planRun]runState, error) {
 	p.complete()
 	var s state
 	states := map[planRun]runState{}
-	if err := readJSON(filepath.Join(dir, stateFile), &s); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := durable.ReadJSON(filepath.Join(dir, stateFile), maxFile, &s); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, err
 	}
 	for _, r := range s.Runs {
@@ -276,21 +247,17 @@ func (s *simulation) fit() *SimFit {
 
 // readSimulation takes from run.json what only a simulated run has.
 func readSimulation(dir string) (s simulation, err error) {
-	err = readJSON(filepath.Join(dir, runFile), &s)
+	err = durable.ReadJSON(filepath.Join(dir, runFile), maxFile, &s)
 	return s, err
 }
 
 // readEngine reads how an engine was started, nil where it was not, or nothing
 // says.
 func readEngine(dir string) map[string]any {
-	b, err := readFile(filepath.Join(dir, engineFile), maxEngine)
-	if err != nil {
-		return nil
-	}
 	var v struct {
 		Launch map[string]any `json:"launch"`
 	}
-	if json.Unmarshal(b, &v) != nil {
+	if durable.ReadJSON(filepath.Join(dir, engineFile), maxEngine, &v) != nil {
 		return nil
 	}
 	return v.Launch

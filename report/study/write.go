@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"math"
-	"os"
 	"path/filepath"
 
 	"reprise/internal/cli"
@@ -42,26 +41,7 @@ func Write(ctx context.Context, dir string, c Config) (*Study, error) {
 		if err := f.write(&b); err != nil {
 			return nil, err
 		}
-		errs = append(errs, replace(filepath.Join(dir, f.name), b.Bytes()))
+		errs = append(errs, durable.WriteFile(filepath.Join(dir, f.name), b.Bytes()))
 	}
 	return s, errors.Join(errs...)
-}
-
-// replace writes a file whole or not at all.
-func replace(name string, b []byte) error {
-	dir := filepath.Dir(name)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(name)+"-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-		return err
-	}
-	return durable.SyncDir(dir)
 }
