@@ -33,8 +33,8 @@ type Joined struct {
 	// ClockError bounds how far the clocks of the shards' machines were from each
 	// other's; null where one of them was compared with nothing.
 	ClockError *time.Duration `json:"clock_error_ns,omitempty"`
-	Of        int           `json:"of"`
-	Missing   []int         `json:"missing,omitempty"`
+	Of         int            `json:"of"`
+	Missing    []int          `json:"missing,omitempty"`
 	// MissingRequests is what the missing shards would have sent.
 	MissingRequests int64   `json:"requests_missing,omitempty"`
 	Shards          []Shard `json:"shards"`
