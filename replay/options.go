@@ -168,7 +168,7 @@ func (o *Options) Validate() error {
 	}
 	if o.Batch > 0 {
 		if o.Arrival.IsSet() || o.Speedup != 1 || o.ScaleRate != 1 {
-			bad("--batch has no arrivals, a batch follows the one before it: it goes without --arrival, --speedup and --scale-rate")
+			bad("--batch has no arrivals, a batch follows the one before it: it goes without --arrival, --rate, --speedup and --scale-rate")
 		}
 		if o.Sessions != SessionsRecorded {
 			bad("--batch takes the rows as they come: it goes without --sessions %s", o.Sessions)

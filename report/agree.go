@@ -263,6 +263,11 @@ func align(shards []*shard) (zero time.Time, err error) {
 	startAt := shards[0].startAt
 	for _, s := range shards {
 		switch {
+		case s.m.Virtual:
+			return zero, &MergeError{
+				Reason: s.name() + " was played in virtual time, against an engine of its own: its shards do not make the run that one engine would have had",
+				Hint:   "play the trace whole: replay TRACE --virtual",
+			}
 		case s.m.Stats != nil && !s.m.Stats.StartedAt.IsZero():
 			s.zero = s.m.Stats.StartedAt
 		case !startAt.IsZero():

@@ -43,7 +43,8 @@ const (
 type Manifest struct {
 	Version int             `json:"version"`
 	State   string          `json:"state"`
-	Reason  string          `json:"reason,omitempty"` // why it is partial
+	Reason  string          `json:"reason,omitempty"`  // why it is partial
+	Virtual bool            `json:"virtual,omitempty"` // a simulation in virtual time
 	Program Program         `json:"program"`
 	Args    []string        `json:"args"`
 	Options json.RawMessage `json:"options"`

@@ -143,6 +143,9 @@ func fitSessions(s *score.Sample, groups [][]int, rule *blockRule) *Sessions {
 	if len(think) > 0 && len(service) > 0 {
 		f.Think, f.Service = fitContinuous(think, knots), fitContinuous(service, knots)
 	} else {
+		if len(pause) == 0 {
+			pause = []float64{0} // all have one turn, as those of one client may: nobody draws it
+		}
 		f.Pause = fitContinuous(pause, knots)
 	}
 	if len(before) > 0 && len(first) > 0 {

@@ -29,7 +29,7 @@ func (e *RowError) Unwrap() error { return e.Err }
 // Problems that callers tell apart with errors.Is.
 var (
 	ErrEmpty     = errors.New("the file is empty")
-	ErrDirectory = errors.New("is a directory, want a trace file or a run directory")
+	ErrDirectory = errors.New("is a directory without a trace: want a trace file, a run directory or a folder of Parquet files")
 	ErrVersion   = errors.New("unsupported format version")
 	ErrUnsorted  = errors.New("arrival goes backwards")
 	ErrFormat    = errors.New("not a known trace format")

@@ -38,7 +38,10 @@ Examples:
   replay experiment plan testdata/experiments/batching.yaml
   replay experiment run testdata/experiments/batching.yaml -o batching/
   replay experiment run matrix.yaml --set duration=5s --set repeats=1
-  replay experiment resume batching/`,
+  replay experiment resume batching/
+
+Exit status is 0 if done, 1 if a run failed, 2 for a usage error, 3 if done and a run is
+invalid, 130 if it was interrupted (what is finished is kept).`,
 		Subcommands: []*urfave.Command{
 			{
 				Name: "plan", Usage: "print cells, order, expected duration and disk, and start nothing", UsageText: "replay experiment plan matrix.yaml [--set KEY=VALUE] [--json]",

@@ -132,6 +132,8 @@ func TestExperimentMistakes(t *testing.T) {
 		want   string
 	}{
 		"unknown key":             {map[string]string{"matrix.yaml": small + "factor: {}\n"}, 2, `unknown field "factor"`},
+		"no text":                 {map[string]string{"matrix.yaml": "PAR1\x00\x15\xff"}, 2, "matrix.yaml is no text"},
+		"no file":                 {nil, 2, "matrix.yaml: no such file"},
 		"unknown flag":            {map[string]string{"matrix.yaml": small + "factors: {speeed: {kind: replay, levels: [1, 2]}}\n"}, 2, "replay has no flag --speeed for one run"},
 		"unknown engine flag":     {map[string]string{"matrix.yaml": small + "factors: {max-seqs: {levels: [1, 2]}}\n"}, 2, `no option "max-seqs"`},
 		"a flag of the whole":     {map[string]string{"matrix.yaml": small + "factors: {output: {kind: replay, levels: [1, 2]}}\n"}, 2, "no flag --output for one run"},

@@ -81,7 +81,8 @@ type shardedJob struct {
 }
 
 var (
-	dnsLabel = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?$`) // with a suffix of ours below 63
+	dnsLabel = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?$`)   // with a suffix of ours below 63
+	objName  = regexp.MustCompile(`^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?$`) // of an object that is there already
 	quantity = regexp.MustCompile(`^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$`)
 	// mention is how a manifest refers to a variable; "$$" escapes the dollar.
 	mention = strings.NewReplacer("$(", "$$(")
@@ -145,6 +146,8 @@ func parseKubernetes(c *urfave.Context) (*shardedJob, error) {
 		return nil, bad("--shards is %d, want how many pods are to play", j.shards)
 	case j.claim == "":
 		return nil, bad("--claim: which PersistentVolumeClaim holds trace and results?")
+	case !objName.MatchString(j.claim):
+		return nil, bad("--claim is %q, want the name of a PersistentVolumeClaim: lower-case letters, digits, dashes and dots", j.claim)
 	case !dnsLabel.MatchString(j.name):
 		return nil, bad("--name is %q, want up to 52 lower-case letters, digits and dashes", j.name)
 	case j.namespace != "" && !dnsLabel.MatchString(j.namespace):

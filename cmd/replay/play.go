@@ -368,6 +368,9 @@ func openSource(ctx context.Context, c *urfave.Context, trace string) (source re
 	return func() (traceformat.Reader, error) {
 		rd, err := traceformat.Open(path, opts...)
 		if err != nil {
+			if row, ok := errors.AsType[*traceformat.RowError](err); ok && row.Name == path {
+				row.Name = name // not that of the temporary file
+			}
 			return nil, err
 		}
 		return interruptible{rd, ctx}, nil
@@ -522,6 +525,9 @@ func parseEndpoint(arg, url string, options []string) (endpoint, error) {
 			return e, cli.Usagef("", "--backend %s=%s and --url both name a server", name, value)
 		}
 		e.url = value
+	}
+	if !slices.Contains(backends.Names(), name) {
+		return e, cli.Usagef("", "no backend %q; there are %s", name, strings.Join(backends.Names(), ", "))
 	}
 	if e.url == "" && !e.embedded() {
 		return e, cli.Usagef(fmt.Sprintf("--backend %s --url http://127.0.0.1:8000", name), "no --url: which %s server should receive the trace?", name)

@@ -27,6 +27,9 @@ var noSearchFlags = []string{
 	"speedup", "rate", "concurrency", "scale-rate", "loop", "shard", "start-at", "slo", "json", "output", "force", "metrics-as", "metrics-addr",
 }
 
+// loadFlags are those of noSearchFlags that say how much load there is.
+var loadFlags = []string{"speedup", "rate", "concurrency", "scale-rate"}
+
 // searchFlags are those that are not a run's.
 func searchFlags() []urfave.Flag {
 	return []urfave.Flag{
@@ -58,6 +61,10 @@ func searchCommand(run []urfave.Flag) *urfave.Command {
 		if name := f.Names()[0]; !slices.Contains(taken, name) && !slices.Contains(noSearchFlags, name) {
 			flags = append(flags, f)
 		}
+	}
+	// Whoever comes from `replay TRACE` gives them: parse says what to give instead.
+	for _, name := range loadFlags {
+		flags = append(flags, &urfave.StringFlag{Name: name, Hidden: true})
 	}
 	return &urfave.Command{
 		Name:      "search",
@@ -191,6 +198,15 @@ func (s *searching) say(format string, args ...any) {
 // anything starts.
 func (s *searching) parse() error {
 	c := s.c
+	for _, name := range loadFlags {
+		if c.IsSet(name) {
+			hint := "leave it out; --by speedup|rate|concurrency says what load means, --min and --max bound it"
+			if name != "scale-rate" {
+				hint = fmt.Sprintf("leave it out; --by %s varies it, --min and --max bound it", name)
+			}
+			return cli.Usagef(hint, "--%s is a load, and the load is what a search varies", name)
+		}
+	}
 	var err error
 	if s.trace, err = traceName(c); err != nil {
 		return err
@@ -258,6 +274,11 @@ func (s *searching) parse() error {
 	}
 	if s.endpoint, err = onlyEndpoint(s.run); err != nil {
 		return err
+	}
+	if s.run.Bool("virtual") {
+		if err := onlySimulated(s.run, s.endpoint); err != nil {
+			return err
+		}
 	}
 	s.output = filepath.Clean(c.String("output"))
 	if c.String("output") == "" {

@@ -23,15 +23,23 @@ var realFlags = []string{
 	"timeout", "spin", "grace", "client", "max-send-error", "max-prompt-error", "metrics-url", "metrics-addr", "gpu",
 }
 
-// playVirtual is the action of `replay TRACE --virtual`.
-func playVirtual(c *urfave.Context) error {
-	if sequenced(c) {
-		return cli.Usagef("play them one by one: replay TRACE --virtual -o DIR", "--virtual goes with one backend and one run")
-	}
+// onlySimulated refuses a server, and flags of one, in virtual time.
+func onlySimulated(c *urfave.Context, e endpoint) error {
 	for _, f := range realFlags {
 		if c.IsSet(f) {
 			return cli.Usagef("leave it out", "--%s means nothing in virtual time: no server is asked and nothing waits", f)
 		}
+	}
+	if !e.embedded() {
+		return cli.Usagef("--backend sim", "--virtual plays against the simulated engine alone, and --backend is %s", e.kind)
+	}
+	return nil
+}
+
+// playVirtual is the action of `replay TRACE --virtual`.
+func playVirtual(c *urfave.Context) error {
+	if sequenced(c) {
+		return cli.Usagef("play them one by one: replay TRACE --virtual -o DIR", "--virtual goes with one backend and one run")
 	}
 	trace, err := traceName(c)
 	if err != nil {
@@ -43,6 +51,9 @@ func playVirtual(c *urfave.Context) error {
 	}
 	where, err := onlyEndpoint(c)
 	if err != nil {
+		return err
+	}
+	if err := onlySimulated(c, where); err != nil {
 		return err
 	}
 	v := &virtualRun{endpoint: where, options: o, output: outputName(c, o.Shard), quiet: c.Bool("quiet")}
@@ -102,9 +113,6 @@ type virtualRun struct {
 
 // flags reads those of the command line that are not the plan's.
 func (v *virtualRun) flags(c *urfave.Context) (err error) {
-	if !v.endpoint.embedded() {
-		return cli.Usagef("--backend sim", "--virtual plays against the simulated engine alone, and --backend is %s", v.endpoint.kind)
-	}
 	if v.slos, err = metrics.ParseSLOs(c.StringSlice("slo")); err != nil {
 		return cli.Usagef("replay trace.parquet --slo 'ttft<500ms' --slo 'tpot<50ms'", "%w", err)
 	}

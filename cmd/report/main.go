@@ -252,6 +252,15 @@ func explain(name string, err error) error {
 	if row, ok := errors.AsType[*traceformat.RowError](err); ok && row.Row < 0 && (name == "" || row.Name == name) && errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s: no such file", row.Name)
 	}
+	if errors.Is(err, traceformat.ErrDirectory) && name != "" {
+		e := &cli.Error{Code: cli.Failed, Err: err}
+		if _, no := os.Stat(filepath.Join(name, "plan.json")); no == nil {
+			e.Hint = "it is the folder of an experiment: report study " + name
+		} else if _, no := os.Stat(filepath.Join(name, "search.json")); no == nil {
+			e.Hint = "it is the folder of a search: its answer is in " + filepath.Join(name, "search.md") + ", its runs in " + filepath.Join(name, "runs")
+		}
+		return e
+	}
 	return err
 }
 

@@ -190,7 +190,11 @@ func WriteDataset(c *ucli.Context, name string, by traceformat.Partition, h *tra
 		return err
 	}
 	p.Clear()
-	_, err = fmt.Fprintf(c.App.ErrWriter, "wrote %s to %d files in %s\n", Rows(w.Rows()), w.Files(), name)
+	files := "1 file"
+	if n := w.Files(); n != 1 {
+		files = fmt.Sprintf("%d files", n)
+	}
+	_, err = fmt.Fprintf(c.App.ErrWriter, "wrote %s to %s in %s\n", Rows(w.Rows()), files, name)
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
 
@@ -249,10 +251,14 @@ func readRaw(name string, chain []string) (yaml.MapSlice, error) {
 		return nil, fmt.Errorf("%s: more than %d files extend one another", name, maxExtends)
 	}
 	i, err := os.Stat(name)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%s: no such file", name)
+	case err != nil:
 		return nil, err
-	}
-	if !i.Mode().IsRegular() || i.Size() > maxMatrix {
+	case i.IsDir():
+		return nil, fmt.Errorf("%s is a directory, want an experiment's file, such as matrix.yaml", name)
+	case !i.Mode().IsRegular() || i.Size() > maxMatrix:
 		return nil, fmt.Errorf("%s is not a file of at most %d bytes", name, maxMatrix)
 	}
 	b, err := os.ReadFile(name)
@@ -263,6 +269,10 @@ func readRaw(name string, chain []string) (yaml.MapSlice, error) {
 	var raw yaml.MapSlice
 	if len(bytes.TrimSpace(b)) == 0 {
 		return nil, fmt.Errorf("%s is empty", name)
+	}
+	// The message of a syntax error quotes the file, which is for a terminal to show.
+	if !utf8.Valid(b) || bytes.IndexByte(b, 0) >= 0 {
+		return nil, fmt.Errorf("%s is no text, want an experiment's file in YAML", name)
 	}
 	if err := yaml.UnmarshalWithOptions(b, &raw, yaml.UseOrderedMap()); err != nil {
 		return nil, fmt.Errorf("%s: %s", name, strings.TrimSpace(yaml.FormatError(err, false, true)))

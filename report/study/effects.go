@@ -371,6 +371,9 @@ func (m *means) spread(f *stats.LinearFit) spread {
 		v = m.snap(math.Sqrt(f.SSE * m.each / float64(max(1, df))))
 		v *= v
 	}
+	if df < minDF && m.df > 0 {
+		return spread{math.NaN(), df, "there are too few repeats, and as many levels as cells: nothing is left to tell chance by"}
+	}
 	if df < minDF {
 		return spread{math.NaN(), df, "there are no repeats, and as many levels as cells: nothing is left to tell chance by"}
 	}
