@@ -52,7 +52,7 @@ RELEASE := cd packaging/release && go run . -root ../.. -out ../../dist
 release: ## dist/: binaries, packages, container image, bill of materials, checksums
 	$(RELEASE) $(if $(VERSION),-version $(VERSION))
 
-release-quick: ## the same for this machine alone, in a minute
+release-quick: ## of that, this machine's static build, .deb and bill of materials, for a check in CI
 	$(RELEASE) -quick
 
 release-check: ## build the release twice, the second time from a clone without caches, and compare
