@@ -5,7 +5,7 @@ PROGRAMS := $(notdir $(wildcard cmd/*))
 export CGO_CFLAGS := -O2 -Wno-deprecated-declarations
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all $(PROGRAMS) cloud demo test test-cloud race lint bench coverage score fuzz vuln release release-quick release-check test-packages test-engines chaos test-deploy test-slurm help clean
+.PHONY: all $(PROGRAMS) cloud demo test test-cloud race lint bench coverage score fuzz vuln release release-quick release-check test-packages test-image test-engines chaos test-deploy test-slurm help clean
 
 all: $(PROGRAMS) ## build bin/replay, bin/trace, ...
 
@@ -52,7 +52,7 @@ RELEASE := cd packaging/release && go run . -root ../.. -out ../../dist
 release: ## dist/: binaries, packages, container image, bill of materials, checksums
 	$(RELEASE) $(if $(VERSION),-version $(VERSION))
 
-release-quick: ## the same for this machine alone, in a minute
+release-quick: ## of that, this machine's static build, .deb and bill of materials, for a check in CI
 	$(RELEASE) -quick
 
 release-check: ## build the release twice, the second time from a clone without caches, and compare
@@ -63,6 +63,9 @@ vuln: ## known vulnerabilities in what is called, asked of vuln.go.dev
 
 test-packages: ## the .deb of dist/ in a fresh Debian: demo, units, removal (root)
 	bash packaging/test-install.sh
+
+test-image: ## the image of dist/ as pods run it: sidecars of docs/, jobs of replay kubernetes (root)
+	python3 packaging/test-image.py
 
 test-cloud: ## object storage, against the S3 server versitygw
 	bash testdata/storage/setup-versitygw.sh

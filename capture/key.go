@@ -41,7 +41,8 @@ func newKey() *Key {
 
 // LoadKey reads the key at path, or creates it there with a random key and mode
 // 0600 if nothing is there, so that replicas and restarts can share it. A file
-// that others than its owner can read is refused.
+// that others than its owner can read is refused; one of root's may be read by
+// its group, as a Secret of Kubernetes is under fsGroup.
 func LoadKey(path string) (*Key, error) {
 	k, err := createKey(path)
 	if errors.Is(err, fs.ErrExist) {
@@ -83,12 +84,17 @@ func readKey(path string) (*Key, error) {
 	}
 	defer f.Close()
 	info, err := f.Stat()
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
+	}
+	others := fs.FileMode(0o077)
+	if fromRoot(info) {
+		others = 0o037
+	}
+	switch {
 	case !info.Mode().IsRegular():
 		return nil, errors.New("is no regular file")
-	case info.Mode().Perm()&0o077 != 0:
+	case info.Mode().Perm()&others != 0:
 		return nil, fmt.Errorf("others can read it (mode %04o): chmod 600, and make a new key if it was shared", info.Mode().Perm())
 	}
 	b, err := io.ReadAll(io.LimitReader(f, 2*KeyBytes+16))

@@ -79,8 +79,9 @@ func (r *release) platformImage(t target) (v1.Image, error) {
 	}
 	base := []file{
 		{name: "etc/", mode: 0o755},
-		{name: "etc/passwd", data: fmt.Sprintf("root:x:0:0:root:/:/sbin/nologin\nreprise:x:%d:%d:Reprise:/data:/sbin/nologin\n", imageUser, imageUser), mode: 0o644},
-		{name: "etc/group", data: fmt.Sprintf("root:x:0:\nreprise:x:%d:\n", imageUser), mode: 0o644},
+		// Nobody is whom "capture packets" becomes.
+		{name: "etc/passwd", data: fmt.Sprintf("root:x:0:0:root:/:/sbin/nologin\nreprise:x:%d:%d:Reprise:/data:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n", imageUser, imageUser), mode: 0o644},
+		{name: "etc/group", data: fmt.Sprintf("root:x:0:\nreprise:x:%d:\nnogroup:x:65534:\n", imageUser), mode: 0o644},
 		{name: "etc/ssl/certs/ca-certificates.crt", data: roots, mode: 0o644},
 		{name: "tmp/", mode: 0o1777},
 		{name: "data/", mode: 0o755, uid: imageUser},

@@ -32,7 +32,7 @@ func main() {
 	flag.StringVar(&o.root, "root", ".", "`DIR` of the project")
 	flag.StringVar(&o.out, "out", "dist", "write to `DIR`, which is replaced")
 	flag.StringVar(&o.version, "version", "", "`VERSION` to stamp, such as v1.2.0; by default from the tags of the commit")
-	flag.BoolVar(&o.quick, "quick", false, "only this machine's platform and no NVML: a check of the packaging in seconds")
+	flag.BoolVar(&o.quick, "quick", false, "only the static build, Debian package and bill of materials of this machine's platform: a check in seconds")
 	flag.StringVar(&o.only, "only", "", "only these `PLATFORMS`, such as linux_amd64,linux_amd64_nvml")
 	check := flag.Bool("check", false, "build a second time from a copy of the tree, without caches, and compare every byte")
 	flag.Parse()
@@ -89,17 +89,22 @@ func (o options) release() (err error) {
 	}
 	say("version %s, commit %s", r.stamp.version, r.stamp.revision)
 	for _, step := range []struct {
-		name string
-		do   func() error
+		name  string
+		do    func() error
+		quick bool
 	}{
-		{"binaries", r.buildAll},
-		{"man pages and completions", r.generate},
-		{"licences and bill of materials", r.materials},
-		{"archives", r.archives},
-		{"packages", r.packages},
-		{"image", r.image},
-		{"checksums", func() error { return checksums(r.out) }},
+		{"binaries", r.buildAll, true},
+		{"man pages and completions", r.generate, true},
+		{"licences and bill of materials", r.materials, true},
+		{"archives", r.archives, false},
+		{"packages", r.packages, true},
+		{"image", r.image, false},
+		{"checksums", func() error { return checksums(r.out) }, true},
 	} {
+		if r.quick && !step.quick {
+			continue
+		}
+		say("%s", step.name)
 		if err := step.do(); err != nil {
 			return fmt.Errorf("%s: %w", step.name, err)
 		}

@@ -27,6 +27,9 @@ func (r *release) packages() error {
 			continue
 		}
 		for _, format := range []string{"deb", "rpm"} {
+			if r.quick && format != "deb" {
+				continue
+			}
 			if err := r.pack(format, arch, bins, nvml); err != nil {
 				return fmt.Errorf("%s, %s: %w", format, arch, err)
 			}
