@@ -16,6 +16,7 @@ import (
 
 	"reprise/internal/cli"
 	"reprise/internal/metrics"
+	"reprise/internal/traceout"
 	"reprise/internal/units"
 	"reprise/replay"
 	"reprise/replay/search"
@@ -259,6 +260,9 @@ func (s *searching) parse() error {
 	}
 	if s.endpoint, err = onlyEndpoint(s.run); err != nil {
 		return err
+	}
+	if o := c.String("output"); traceout.Remote(o) {
+		return severalRuns(o)
 	}
 	s.output = filepath.Clean(c.String("output"))
 	if c.String("output") == "" {
