@@ -129,7 +129,7 @@ func Write(ctx context.Context, c *ucli.Context, name string, h *traceformat.Hea
 	}
 	if Remote(name) {
 		p.Clear()
-		if err := upload(ctx, path, name, c.Bool("force")); err != nil {
+		if err := Upload(ctx, path, name, c.Bool("force")); err != nil {
 			keep = true
 			return err
 		}

@@ -62,9 +62,9 @@ func checkRemote(ctx context.Context, name string, force bool) error {
 	return s.Check(ctx, name, force)
 }
 
-// upload makes a finished file an object. Where that fails the file stays, and
+// Upload makes a finished file an object. Where that fails the file stays, and
 // the error says how to go on.
-func upload(ctx context.Context, path, name string, force bool) error {
+func Upload(ctx context.Context, path, name string, force bool) error {
 	s, err := RemoteStore()
 	if err != nil {
 		return err
