@@ -14,6 +14,9 @@ type Config struct {
 	SLOs []metrics.SLO            // in place of those that the run was played with
 	As   string                   // also the figures that this tool would have printed, see metrics.Tools
 	Read []traceformat.ReadOption // for a trace that is not native
+	// Local, if not nil, says where on this machine the run called name lies: one
+	// of object storage is read from a copy, and keeps its name.
+	Local func(name string) string
 }
 
 // AnalysisVersion is the version of the JSON form of an Analysis.
@@ -107,7 +110,7 @@ func analyseRun(ctx context.Context, played *run, c Config, profile *profiler, s
 			return nil, err
 		}
 	}
-	r, err := traceformat.Open(played.name, c.Read...)
+	r, err := traceformat.Open(played.path, c.Read...)
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ import (
 // A run is one side of a comparison as it is read.
 type run struct {
 	name     string
+	path     string    // where it is read
 	manifest *Manifest // nil of a capture
 	conf     metrics.Config
 	read     []traceformat.ReadOption
@@ -25,9 +26,12 @@ type run struct {
 }
 
 func openRun(name string, c Config) (*run, error) {
-	r := &run{name: name, read: c.Read}
-	if info, err := os.Stat(name); err == nil && info.IsDir() && isRun(name) {
-		m, err := ReadManifest(name)
+	r := &run{name: name, path: name, read: c.Read}
+	if c.Local != nil {
+		r.path = c.Local(name)
+	}
+	if info, err := os.Stat(r.path); err == nil && info.IsDir() && isRun(r.path) {
+		m, err := ReadManifest(r.path)
 		if err != nil {
 			return nil, err
 		}
@@ -50,7 +54,7 @@ func lackOf(lacks string) []string {
 
 // rows visits every row.
 func (r *run) rows(ctx context.Context, visit func(row *traceformat.Row), opts ...traceformat.ReadOption) error {
-	rd, err := traceformat.Open(r.name, append(slices.Clone(r.read), opts...)...)
+	rd, err := traceformat.Open(r.path, append(slices.Clone(r.read), opts...)...)
 	if err != nil {
 		return err
 	}

@@ -68,7 +68,7 @@ func (p *Profile) telemetry(ctx context.Context) error {
 	if len(p.Windows) == 0 {
 		return nil
 	}
-	path := filepath.Join(p.Name, telemetryFile)
+	path := filepath.Join(p.path, telemetryFile)
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -576,6 +576,11 @@ func appendFolder(files []string, dir string, depth int) ([]string, error) {
 	return files, nil
 }
 
+// Unfinished is the file that a dataset in object storage holds for as long as it
+// is being uploaded: objects appear one by one, and a part of a dataset looks
+// like one.
+const Unfinished = "_unfinished"
+
 // What an entry of a folder is to a dataset.
 const (
 	PartNone   = iota // nothing

@@ -33,6 +33,8 @@ var (
 	ErrVersion   = errors.New("unsupported format version")
 	ErrUnsorted  = errors.New("arrival goes backwards")
 	ErrFormat    = errors.New("not a known trace format")
-	ErrJournal   = errors.New("is the journal of an unfinished recording")
-	ErrTruncated = errors.New("the file is cut short")
+	// ErrUnfinished is a dataset in object storage that is not all there.
+	ErrUnfinished = errors.New("its upload has not ended: the trace cp that it was begun with goes on with it")
+	ErrJournal    = errors.New("is the journal of an unfinished recording")
+	ErrTruncated  = errors.New("the file is cut short")
 )

@@ -247,7 +247,10 @@ func importLogs(ctx context.Context, c *ucli.Context, im *proxylog.Import, ro ca
 	if err != nil {
 		return err
 	}
-	path := name
+	path, err := placeHere(c, name)
+	if err != nil {
+		return err
+	}
 	if name == "-" {
 		dir, err := os.MkdirTemp("", "reprise-")
 		if err != nil {
@@ -281,6 +284,9 @@ func importLogs(ctx context.Context, c *ucli.Context, im *proxylog.Import, ro ca
 func printLogs(c *ucli.Context, name, path string, s *logStream) error {
 	info, err := os.Stat(path)
 	if err != nil {
+		return err
+	}
+	if err := send(c, path, name); err != nil {
 		return err
 	}
 	acc, stdout := s.rec.Accounts(), c.App.Writer

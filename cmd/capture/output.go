@@ -6,10 +6,13 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/signal"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -145,8 +148,13 @@ func openOutput(c *ucli.Context, o capture.Options) (_ *output, err error) {
 			return nil, err
 		}
 		out.path = filepath.Join(out.temp, "trace.parquet")
-	} else if err := recoverJournal(c.App.ErrWriter, name); err != nil {
-		return nil, err
+	} else {
+		if out.path, err = placeHere(c, name); err != nil {
+			return nil, err
+		}
+		if err := recoverJournal(c.App.ErrWriter, out.path); err != nil {
+			return nil, err
+		}
 	}
 	defer func() {
 		if err != nil {
@@ -162,6 +170,30 @@ func openOutput(c *ucli.Context, o capture.Options) (_ *output, err error) {
 	}
 	// What a crash leaves behind should say whose it is.
 	return out, out.journal.SetHeader(out.Header())
+}
+
+// placeHere is where what goes to the output called name is written: what is for
+// object storage is a file in the current folder until it is uploaded.
+func placeHere(c *ucli.Context, name string) (string, error) {
+	if !traceout.Remote(name) {
+		return name, nil
+	}
+	place := path.Base(traceout.Key(name))
+	return place, traceout.CheckTarget(place, c.Bool("force"))
+}
+
+// send uploads a finished file, if it goes to object storage, and removes it here.
+func send(c *ucli.Context, place, name string) error {
+	if !traceout.Remote(name) {
+		return nil
+	}
+	// An interrupt may have ended the capture: the next one ends this.
+	ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := traceout.Upload(ctx, place, name, c.Bool("force")); err != nil {
+		return err
+	}
+	return os.Remove(place)
 }
 
 // recoverJournal saves what a capture that was killed has left at name, beside
@@ -243,6 +275,9 @@ func (o *output) finish(partial string, details any) error {
 	}
 	info, err := os.Stat(o.path)
 	if err != nil {
+		return err
+	}
+	if err := send(o.c, o.path, o.name); err != nil {
 		return err
 	}
 	acc := o.Accounts()

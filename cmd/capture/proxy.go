@@ -21,6 +21,7 @@ import (
 
 	"reprise/capture/proxy"
 	"reprise/internal/cli"
+	"reprise/internal/traceout"
 	"reprise/traceformat"
 )
 
@@ -236,6 +237,9 @@ func recordOptions(c *ucli.Context, log *slog.Logger) (*proxy.RecordOptions, *pr
 	name := c.String("output")
 	if name == "-" {
 		return nil, nil, cli.Usagef("-o FILE", "proxy: a recording that rolls and recovers takes a file")
+	}
+	if traceout.Remote(name) {
+		return nil, nil, cli.Usagef("-o FILE, and for each finished one: trace cp FILE NAME", "%s: proxy records on this machine, as traffic must not wait for a store", name)
 	}
 	if info, err := os.Stat(filepath.Dir(name)); err != nil || !info.IsDir() {
 		return nil, nil, cli.Usagef("", "%s: no such folder", filepath.Dir(name))

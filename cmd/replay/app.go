@@ -43,7 +43,7 @@ Exit status is 0 if the run is done and faithful, 1 if it failed, 2 for a usage 
 3 if it is done but this machine was the bottleneck, 130 if it was interrupted (partial
 results are kept).`,
 		Flags:    slices.Concat(runFlags(), sequenceFlags()),
-		Action:   play,
+		Action:   uploaded(play),
 		Commands: []*cli.Command{selftestCommand(), agentCommand(), experimentCommand(), kubernetesCommand(), simFitCommand()},
 	}
 	a.Commands = append(a.Commands, searchCommand(a.Flags))
@@ -65,7 +65,7 @@ func runFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "virtual", Usage: "simulate the run in virtual time (sim alone): nothing waits, and every run gives the same result; see docs/simulation.md"},
 		&cli.StringFlag{Name: "chunks", Value: "on", Usage: "with --virtual, record the time of every token: `on|off`"},
 
-		&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "run `DIR` to write", DefaultText: "run-DATE-TIME"},
+		&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "run `DIR` to write; s3://, gs:// and azblob:// with make cloud", DefaultText: "run-DATE-TIME"},
 		&cli.BoolFlag{Name: "force", Usage: "replace the run that is in DIR"},
 		&cli.BoolFlag{Name: "json", Usage: "print the summary as JSON"},
 		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "no progress on standard error"},

@@ -14,6 +14,7 @@ import (
 	urfave "github.com/urfave/cli/v2"
 
 	"reprise/internal/cli"
+	"reprise/internal/traceout"
 	"reprise/internal/units"
 	"reprise/replay"
 	"reprise/replay/experiment"
@@ -109,7 +110,9 @@ func newExperiment(c *urfave.Context) (*ab, error) {
 	a.repeats, a.seed, a.skipImpossible = m.Repeats, m.Seed, m.Impossible == "skip"
 	base := filepath.Base(name)
 	a.output = strings.TrimSuffix(base, filepath.Ext(base)) + "-" + time.Now().Format("20060102-150405")
-	if o := c.String("output"); o != "" {
+	if o := c.String("output"); traceout.Remote(o) {
+		return nil, severalRuns(o)
+	} else if o != "" {
 		a.output = filepath.Clean(o)
 	}
 	return a, a.openCells()

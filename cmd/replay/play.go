@@ -617,6 +617,10 @@ func outputName(c *urfave.Context, s replay.Shard) string {
 	if o := c.String("output"); o != "" {
 		return filepath.Clean(o)
 	}
+	return defaultOutput(s)
+}
+
+func defaultOutput(s replay.Shard) string {
 	name := "run-" + time.Now().Format("20060102-150405")
 	if s.Of > 1 {
 		name += fmt.Sprintf("-shard-%d-of-%d", s.Index, s.Of)

@@ -15,6 +15,7 @@ import (
 
 	"reprise/internal/cli"
 	"reprise/internal/metrics"
+	"reprise/internal/traceout"
 	"reprise/internal/units"
 	"reprise/replay"
 	"reprise/replay/search"
@@ -279,6 +280,9 @@ func (s *searching) parse() error {
 		if err := onlySimulated(s.run, s.endpoint); err != nil {
 			return err
 		}
+	}
+	if o := c.String("output"); traceout.Remote(o) {
+		return severalRuns(o)
 	}
 	s.output = filepath.Clean(c.String("output"))
 	if c.String("output") == "" {

@@ -97,7 +97,16 @@ func compare(ctx context.Context, c *ucli.Context) error {
 		return cli.Usagef("add --fail-if 'ttft.p99 > +5%'", "--junit writes gates, and there are none")
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
+	var k copies
+	defer k.close()
 	sides := sides(c.Args().Slice())
+	for i := range sides {
+		var err error
+		if sides[i].Runs, err = k.fetchRuns(ctx, sides[i].Runs); err != nil {
+			return err
+		}
+	}
+	conf.Local = k.local
 	var pairs [][2]report.Side
 	for _, b := range sides[1:] {
 		pairs = append(pairs, [2]report.Side{sides[0], b})
@@ -201,7 +210,7 @@ func side(arg string) report.Side {
 		}
 	}
 	if s.Name == "" && len(s.Runs) > 0 {
-		s.Name = filepath.Base(filepath.Clean(s.Runs[0]))
+		s.Name = filepath.Base(clean(s.Runs[0]))
 	}
 	return s
 }

@@ -8,8 +8,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	ucli "github.com/urfave/cli/v2"
@@ -17,6 +19,7 @@ import (
 	"reprise/internal/build"
 	"reprise/internal/cli"
 	"reprise/internal/metrics"
+	"reprise/internal/traceout"
 	"reprise/internal/units"
 	"reprise/report"
 	"reprise/report/html"
@@ -33,7 +36,8 @@ func app() *ucli.App {
 		Description: `Report prints what the rows of RUN amount to: whether the run did what its trace says,
 what became of the requests, latencies, rates, goodput. RUN is a run directory, or any
 trace that "trace info" reads. A run is measured over the window that it was planned
-with; a file alone has no plan, and its window ends with its last request.
+with; a file alone has no plan, and its window ends with its last request. A run in object storage (make cloud) is copied to a
+temporary folder first; there a pattern stands for several.
 
 Several runs are repeats of one thing. They are never pooled: every figure is computed
 for each, and its mean is shown; from three runs on with an interval that holds what
@@ -120,12 +124,19 @@ func show(ctx context.Context, c *ucli.Context) error {
 			return cli.Usagef("", "--metrics-as: %w", err)
 		}
 	}
-	if c.NArg() > 1 {
-		return showRepeats(ctx, c, conf)
-	}
-	a, err := report.Analyse(ctx, c.Args().First(), conf)
+	var k copies
+	defer k.close()
+	runs, err := k.fetchRuns(ctx, c.Args().Slice())
 	if err != nil {
-		return explain(c.Args().First(), err)
+		return err
+	}
+	conf.Local = k.local
+	if len(runs) > 1 {
+		return showRepeats(ctx, c, runs, conf)
+	}
+	a, err := report.Analyse(ctx, runs[0], conf)
+	if err != nil {
+		return explain(runs[0], err)
 	}
 	if err := write(c, a, func(w io.Writer) error { return html.WriteRun(w, a) }, func() error { return render(c, a) }); err != nil {
 		return err
@@ -134,10 +145,9 @@ func show(ctx context.Context, c *ucli.Context) error {
 }
 
 // showRepeats reports on several runs of one thing.
-func showRepeats(ctx context.Context, c *ucli.Context, conf report.Config) error {
+func showRepeats(ctx context.Context, c *ucli.Context, runs []string, conf report.Config) error {
 	// Runs are read one after another: a little time is well spent on less memory.
 	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
-	runs := c.Args().Slice()
 	r, err := report.AnalyseRepeats(ctx, report.Side{Name: common(runs), Runs: runs}, conf)
 	if err != nil {
 		return explain("", err)
@@ -155,9 +165,9 @@ func showRepeats(ctx context.Context, c *ucli.Context, conf report.Config) error
 
 // common names repeats by what their paths begin with.
 func common(runs []string) string {
-	name := filepath.Clean(runs[0])
+	name := clean(runs[0])
 	for _, run := range runs[1:] {
-		for !strings.HasPrefix(filepath.Clean(run), name) {
+		for !strings.HasPrefix(clean(run), name) {
 			name = name[:len(name)-1]
 		}
 	}
@@ -166,6 +176,14 @@ func common(runs []string) string {
 		return fmt.Sprintf("%d runs", len(runs))
 	}
 	return name
+}
+
+// clean is filepath.Clean where a run lies on this machine.
+func clean(run string) string {
+	if traceout.Remote(run) {
+		return strings.TrimSuffix(traceout.Key(run), "/")
+	}
+	return filepath.Clean(run)
 }
 
 // write writes a result to the files that flags name, and to standard output what
@@ -202,9 +220,31 @@ func merge(ctx context.Context, c *ucli.Context) error {
 	case out == "":
 		return cli.Usagef("report merge shard-*/ -o run/", "merge: where to?")
 	}
-	shards := c.Args().Slice()
+	if c.Duration("wait") > 0 && slices.ContainsFunc(c.Args().Slice(), traceout.Remote) {
+		return cli.Usagef("wait for the jobs that upload the shards, then merge", "merge: --wait looks at folders of this machine")
+	}
+	place := out
+	if traceout.Remote(out) {
+		if err := traceout.CheckFolder(ctx, out); err != nil {
+			return err
+		}
+		temp, err := os.MkdirTemp("", "reprise-")
+		if err != nil {
+			return err
+		}
+		defer os.Remove(temp) // stays where the run in it does
+		place = filepath.Join(temp, path.Base(traceout.Key(out)))
+	}
+	var k copies
+	defer k.close()
+	shards, err := k.fetchRuns(ctx, c.Args().Slice())
+	if err != nil {
+		return err
+	}
+	for i, name := range shards {
+		shards[i] = k.local(name)
+	}
 	if limit := c.Duration("wait"); limit > 0 {
-		var err error
 		if shards, err = report.Await(ctx, shards, limit, func(s string) { fmt.Fprintln(c.App.ErrWriter, s) }); err != nil {
 			return explain("", err)
 		}
@@ -213,15 +253,20 @@ func merge(ctx context.Context, c *ucli.Context) error {
 		}
 	}
 	m, err := report.Merge(ctx, report.MergeConfig{
-		Shards: shards, Out: out, Force: c.Bool("force"), Partial: c.Bool("partial"), Program: program(), Args: os.Args[1:],
+		Shards: shards, Out: place, Force: c.Bool("force"), Partial: c.Bool("partial"), Program: program(), Args: os.Args[1:],
 	})
 	if err != nil {
 		return explain("", err)
 	}
+	if place != out {
+		if err := traceout.PublishFolder(ctx, place, out); err != nil {
+			return err
+		}
+	}
 	if c.Bool("json") {
 		err = cli.WriteJSON(c.App.Writer, m)
 	} else {
-		err = render(c, &report.Analysis{Name: filepath.Clean(out), State: m.State, Reason: m.Reason, Summary: m.Summary, Warnings: m.Warnings, Merge: m.Merge, Telemetry: m.Record()})
+		err = render(c, &report.Analysis{Name: clean(out), State: m.State, Reason: m.Reason, Summary: m.Summary, Warnings: m.Warnings, Merge: m.Merge, Telemetry: m.Record()})
 	}
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"reprise/internal/cli"
+	"reprise/internal/traceout"
 	"reprise/report/html"
 )
 
@@ -46,6 +47,9 @@ const (
 func serve(ctx context.Context, c *ucli.Context) error {
 	if c.NArg() != 1 {
 		return cli.Usagef("report serve runs/", "serve: want one folder, got %d", c.NArg())
+	}
+	if name := c.Args().First(); traceout.Remote(name) {
+		return cli.Usagef("copy the runs here: trace cp "+name+" runs", "serve: shows a folder of this machine")
 	}
 	handler, err := html.NewServer(c.Args().First())
 	if err != nil {

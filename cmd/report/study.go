@@ -65,7 +65,13 @@ func runStudy(ctx context.Context, c *ucli.Context) error {
 			return cli.Usagef("report study out/ --slo 'ttft.p99<500ms'", "--slo: %w", err)
 		}
 	}
-	s, err := study.Read(ctx, c.Args().First(), conf)
+	var k copies
+	defer k.close()
+	dir, err := k.fetch(ctx, c.Args().First())
+	if err != nil {
+		return err
+	}
+	s, err := study.Read(ctx, dir, conf)
 	if err != nil {
 		return &cli.Error{Code: cli.Failed, Err: err, Hint: "want a folder that replay experiment run, or replay with several backends and -o DIR, wrote"}
 	}

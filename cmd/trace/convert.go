@@ -227,7 +227,7 @@ func joinTraces(ctx context.Context, c *ucli.Context) error {
 	defer r.Close()
 	program := "trace " + c.Command.Name
 	if by != nil {
-		return traceout.WriteDataset(c, name, *by, written(r.Header(), program), func(w *traceformat.DatasetWriter, p *traceout.Progress) error {
+		return traceout.WriteDataset(ctx, c, name, *by, written(r.Header(), program), func(w *traceformat.DatasetWriter, p *traceout.Progress) error {
 			if err := traceout.Copy(ctx, w, r.All(), p); err != nil {
 				return err
 			}

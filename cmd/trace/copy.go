@@ -57,17 +57,6 @@ func copyTraces(ctx context.Context, c *ucli.Context) error {
 	return fetchAll(ctx, c, store, from, to, force)
 }
 
-// below is the name of key under a name in object storage, whose parameters
-// stay at the end.
-func below(name, key string) string {
-	name, params, has := strings.Cut(name, "?")
-	name = strings.TrimSuffix(name, "/") + "/" + key
-	if has {
-		name += "?" + params
-	}
-	return name
-}
-
 func sendAll(ctx context.Context, c *ucli.Context, store traceout.Store, from, to string, force bool) error {
 	info, err := os.Stat(from)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -76,64 +65,49 @@ func sendAll(ctx context.Context, c *ucli.Context, store traceout.Store, from, t
 	if err != nil {
 		return err
 	}
-	send := func(file, name string) error {
-		done, err := store.Upload(ctx, file, name, force)
-		switch {
-		case errors.Is(err, context.Canceled):
-			return err
-		case err != nil:
-			return &cli.Error{Code: cli.Failed, Err: fmt.Errorf("%s: %w", name, err), Hint: "the same command goes on where this one ended"}
-		case done:
+	say := func(there bool, file, name string) (err error) {
+		if there {
 			_, err = fmt.Fprintf(c.App.ErrWriter, "%s is there already\n", name)
-		default:
+		} else {
 			_, err = fmt.Fprintf(c.App.ErrWriter, "copied %s to %s\n", file, name)
 		}
 		return err
 	}
-	if !info.IsDir() {
-		if strings.HasSuffix(strings.SplitN(to, "?", 2)[0], "/") {
-			to = below(to, filepath.Base(from))
+	if info.IsDir() {
+		err = traceout.SendFolder(ctx, store, from, to, force, say)
+	} else {
+		if strings.HasSuffix(traceout.Key(to), "/") {
+			to = traceout.Below(to, filepath.Base(from))
 		}
-		return send(from, to)
+		var there bool
+		if there, err = store.Upload(ctx, from, to, force); err == nil {
+			return say(there, from, to)
+		}
+		if !errors.Is(err, context.Canceled) {
+			err = fmt.Errorf("%s: %w", to, err)
+		}
 	}
-	return filepath.WalkDir(from, func(file string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() || !e.Type().IsRegular() || strings.HasSuffix(file, ".tmp") {
-			return err
-		}
-		rel, err := filepath.Rel(from, file)
-		if err != nil {
-			return err
-		}
-		return send(file, below(to, filepath.ToSlash(rel)))
-	})
+	if err != nil && !errors.Is(err, context.Canceled) {
+		return &cli.Error{Code: cli.Failed, Err: err, Hint: "the same command goes on where this one ended"}
+	}
+	return err
 }
 
 func fetchAll(ctx context.Context, c *ucli.Context, store traceout.Store, from, to string, force bool) error {
-	keys, err := store.List(ctx, from)
-	if err != nil {
-		return err
-	}
-	fetch := func(name, file string) error {
-		if err := store.Download(ctx, name, file, force); err != nil {
-			return err
-		}
+	say := func(name, file string) error {
 		_, err := fmt.Fprintf(c.App.ErrWriter, "copied %s to %s\n", name, file)
 		return err
 	}
-	if len(keys) == 0 {
-		if info, err := os.Stat(to); err == nil && info.IsDir() {
-			to = filepath.Join(to, path.Base(strings.SplitN(from, "?", 2)[0]))
-		}
-		return fetch(from, to)
+	err := traceout.FetchFolder(ctx, store, from, to, force, say)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	for _, key := range keys {
-		file := filepath.Join(to, filepath.FromSlash(key))
-		if err := os.MkdirAll(filepath.Dir(file), 0o777); err != nil {
-			return err
-		}
-		if err := fetch(below(from, key), file); err != nil {
-			return err
-		}
+	// No folder: an object.
+	if info, err := os.Stat(to); err == nil && info.IsDir() {
+		to = filepath.Join(to, path.Base(traceout.Key(from)))
 	}
-	return nil
+	if err := store.Download(ctx, from, to, force); err != nil {
+		return err
+	}
+	return say(from, to)
 }

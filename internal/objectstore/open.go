@@ -137,12 +137,16 @@ func folder(ctx context.Context, b *blob.Bucket, n *name, prefix string) ([]stri
 		}
 		at := folders[0]
 		folders = folders[1:]
-		err := list(ctx, b, n, at, false, func(key string, isFolder bool) error {
-			switch traceformat.PartKind(strings.TrimSuffix(key[len(at):], "/"), isFolder) {
+		err := list(ctx, b, n, at, false, func(found *blob.ListObject) error {
+			key := strings.TrimSuffix(found.Key[len(at):], "/")
+			if at == prefix && key == traceformat.Unfinished {
+				return traceformat.ErrUnfinished
+			}
+			switch traceformat.PartKind(key, found.IsDir) {
 			case traceformat.PartFile:
-				keys = append(keys, key)
+				keys = append(keys, found.Key)
 			case traceformat.PartFolder:
-				folders = append(folders, key)
+				folders = append(folders, found.Key)
 			}
 			return nil
 		})
@@ -160,9 +164,9 @@ func match(ctx context.Context, b *blob.Bucket, n *name) ([]string, error) {
 	}
 	prefix := n.key[:strings.IndexAny(n.key, "*?[")]
 	var keys []string
-	err := list(ctx, b, n, prefix, true, func(key string, _ bool) error {
-		if ok, _ := path.Match(n.key, key); ok {
-			keys = append(keys, key)
+	err := list(ctx, b, n, prefix, true, func(found *blob.ListObject) error {
+		if ok, _ := path.Match(n.key, found.Key); ok {
+			keys = append(keys, found.Key)
 		}
 		return nil
 	})

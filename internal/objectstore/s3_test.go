@@ -362,3 +362,8 @@ func TestS3Credentials(t *testing.T) {
 		t.Errorf("no key = %v", err)
 	}
 }
+
+func TestS3Folders(t *testing.T) {
+	startGateway(t)
+	testFolders(t)
+}

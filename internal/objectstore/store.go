@@ -108,7 +108,7 @@ var (
 	// ErrChanged is an object that was replaced while it was read.
 	ErrChanged = errors.New("the object was replaced while it was read: start again when nobody writes it")
 	// ErrDenied is a bucket that refuses.
-	ErrDenied = errors.New("access denied: the credentials are wrong, or lack what is asked for: s3:GetObject to read, s3:ListBucket for folders and patterns, s3:PutObject and s3:AbortMultipartUpload to write (or what the store calls these)")
+	ErrDenied = errors.New("access denied: the credentials are wrong, or lack what is asked for: s3:GetObject to read, s3:ListBucket for folders and patterns, s3:PutObject and s3:AbortMultipartUpload to write, s3:DeleteObject for a dataset and --force (or what the store calls these)")
 	// ErrCredentials is a request without credentials, or with bad ones.
 	ErrCredentials = errors.New("credentials")
 )
@@ -200,7 +200,7 @@ func attributes(ctx context.Context, b *blob.Bucket, n *name) (a *blob.Attribute
 
 // list calls each with the objects whose keys start with prefix, or with their
 // next folder where they have a slash beyond it and deep is false.
-func list(ctx context.Context, b *blob.Bucket, n *name, prefix string, deep bool, each func(key string, folder bool) error) error {
+func list(ctx context.Context, b *blob.Bucket, n *name, prefix string, deep bool, each func(*blob.ListObject) error) error {
 	o := &blob.ListOptions{Prefix: prefix}
 	if !deep {
 		o.Delimiter = "/"
@@ -217,7 +217,7 @@ func list(ctx context.Context, b *blob.Bucket, n *name, prefix string, deep bool
 			return err
 		}
 		for _, obj := range page {
-			if err := each(obj.Key, obj.IsDir); err != nil {
+			if err := each(obj); err != nil {
 				return err
 			}
 		}

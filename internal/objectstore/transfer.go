@@ -17,6 +17,7 @@ import (
 	"gocloud.dev/gcerrors"
 
 	"reprise/internal/durable"
+	"reprise/internal/traceout"
 )
 
 // partSize is what an upload sends at a time; the most parts that S3 takes,
@@ -35,6 +36,8 @@ const (
 
 // A Store writes to object storage; it is a traceout.Store.
 type Store struct{}
+
+var _ traceout.Store = Store{}
 
 // exists is what an object that is there gives without force.
 func exists(full string) error { return fmt.Errorf("%s %w: --force replaces it", full, fs.ErrExist) }
@@ -209,8 +212,11 @@ func (Store) Download(ctx context.Context, full, path string, force bool) (err e
 	return durable.SyncDir(filepath.Dir(path))
 }
 
-// List returns the keys of all objects below a name.
-func (Store) List(ctx context.Context, full string) ([]string, error) {
+// maxObjects bounds what is listed below a name.
+const maxObjects = 1 << 20
+
+// List returns all objects below a name.
+func (Store) List(ctx context.Context, full string) ([]traceout.Object, error) {
 	n, err := parse(full)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", full, err)
@@ -224,15 +230,32 @@ func (Store) List(ctx context.Context, full string) ([]string, error) {
 	if prefix == "/" {
 		prefix = ""
 	}
-	var keys []string
-	err = list(ctx, b, n, prefix, true, func(key string, _ bool) error {
-		if rel := key[len(prefix):]; rel != "" && filepath.IsLocal(rel) {
-			keys = append(keys, rel)
+	var all []traceout.Object
+	err = list(ctx, b, n, prefix, true, func(found *blob.ListObject) error {
+		if len(all) == maxObjects {
+			return fmt.Errorf("more than %d objects lie below it: name a folder further down", maxObjects)
+		}
+		if key := found.Key[len(prefix):]; key != "" && filepath.IsLocal(key) {
+			all = append(all, traceout.Object{Key: key, Size: found.Size, Modified: found.ModTime})
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", full, err)
 	}
-	return keys, nil
+	return all, nil
+}
+
+// Remove removes an object. That there is none is no error.
+func (Store) Remove(ctx context.Context, full string) error {
+	b, n, err := target(ctx, full)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	err = n.retry(ctx, func(ctx context.Context) error { return b.Delete(ctx, n.key) })
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: %w", full, err)
+	}
+	return nil
 }

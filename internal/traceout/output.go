@@ -129,7 +129,7 @@ func Write(ctx context.Context, c *ucli.Context, name string, h *traceformat.Hea
 	}
 	if Remote(name) {
 		p.Clear()
-		if err := upload(ctx, path, name, c.Bool("force")); err != nil {
+		if err := Upload(ctx, path, name, c.Bool("force")); err != nil {
 			keep = true
 			return err
 		}
@@ -154,7 +154,7 @@ func FolderTarget(c *ucli.Context) (string, error) {
 	case name == "":
 		return "", cli.Usagef("-o FOLDER", "%s: where to?", c.Command.Name)
 	case Remote(name):
-		return "", cli.Usagef("write it here and upload it: trace cp FOLDER "+name, "%s: a folder does not appear in object storage at once", name)
+		return name, CheckFolder(c.Context, name)
 	case name == "-":
 		return "", cli.Usagef("-o FOLDER", "a folder of files cannot go to standard output")
 	case err == nil:
@@ -174,9 +174,20 @@ func isDir(name string) bool {
 }
 
 // WriteDataset writes a trace as a folder of files to the output that
-// FolderTarget gave. fill is as that of Write.
-func WriteDataset(c *ucli.Context, name string, by traceformat.Partition, h *traceformat.Header, fill func(*traceformat.DatasetWriter, *Progress) error) error {
-	w, err := traceformat.CreateDataset(name, h, by)
+// FolderTarget gave. fill is as that of Write. One for object storage is written
+// to a temporary folder, and uploaded when it is whole; where the upload fails,
+// the folder stays.
+func WriteDataset(ctx context.Context, c *ucli.Context, name string, by traceformat.Partition, h *traceformat.Header, fill func(*traceformat.DatasetWriter, *Progress) error) error {
+	path := name
+	if Remote(name) {
+		temp, err := os.MkdirTemp("", "reprise-")
+		if err != nil {
+			return err
+		}
+		defer os.Remove(temp) // stays where the folder in it does
+		path = filepath.Join(temp, "dataset")
+	}
+	w, err := traceformat.CreateDataset(path, h, by)
 	if err != nil {
 		return err
 	}
@@ -190,6 +201,11 @@ func WriteDataset(c *ucli.Context, name string, by traceformat.Partition, h *tra
 		return err
 	}
 	p.Clear()
+	if Remote(name) {
+		if err := PublishFolder(ctx, path, name); err != nil {
+			return err
+		}
+	}
 	files := "1 file"
 	if n := w.Files(); n != 1 {
 		files = fmt.Sprintf("%d files", n)

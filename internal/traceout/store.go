@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"reprise/internal/cli"
 )
@@ -19,9 +20,17 @@ type Store interface {
 	Upload(ctx context.Context, path, name string, force bool) (done bool, err error)
 	// Download makes an object a file of this machine, whole or not at all.
 	Download(ctx context.Context, name, path string, force bool) error
-	// List returns the keys below a name, relative to it; none where the name is
-	// an object.
-	List(ctx context.Context, name string) ([]string, error)
+	// List returns what lies below a name; nothing where the name is an object.
+	List(ctx context.Context, name string) ([]Object, error)
+	// Remove removes an object, if there is one.
+	Remove(ctx context.Context, name string) error
+}
+
+// An Object is one below a name that was listed.
+type Object struct {
+	Key      string // relative to the name
+	Size     int64
+	Modified time.Time
 }
 
 // store is the one that was registered, if one was.
@@ -53,9 +62,9 @@ func checkRemote(ctx context.Context, name string, force bool) error {
 	return s.Check(ctx, name, force)
 }
 
-// upload makes a finished file an object. Where that fails the file stays, and
+// Upload makes a finished file an object. Where that fails the file stays, and
 // the error says how to go on.
-func upload(ctx context.Context, path, name string, force bool) error {
+func Upload(ctx context.Context, path, name string, force bool) error {
 	s, err := RemoteStore()
 	if err != nil {
 		return err
