@@ -91,6 +91,10 @@ type Virtual struct {
 	halted   bool
 	inFlight int64
 
+	batches  int64
+	requests int64 // batches that were one request
+	padding  int64
+
 	spare  []*virtualCall
 	hashes []uint64
 	ends   []time.Duration
@@ -112,14 +116,21 @@ type virtualCall struct {
 	user     *virtualUser
 	implied  implied
 	reqs     []*engine.Request
-	left     int // choices that have not ended
+	left     int           // choices that have not ended
+	longest  int           // length that its whole batch asks for, 0: its own
+	last     time.Duration // of its own tokens, where padding follows
 	coast    int64
 	settled  bool
 	order    int64 // among calls of equal time in a heap
 	at       time.Duration
 }
 
-type virtualUser struct{ open int }
+// A virtualUser is a place of a closed loop: a session, or a batch.
+type virtualUser struct {
+	open    int
+	members []*virtualCall // of a batch that is one request, and has one end
+	going   int            // members whose tokens are not all made
+}
 
 // NewVirtual returns an idle engine for the plan. It is used for one run.
 func NewVirtual(p *Plan, c VirtualConfig) (*Virtual, error) {
@@ -127,7 +138,8 @@ func NewVirtual(p *Plan, c VirtualConfig) (*Virtual, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &Virtual{plan: p, conf: c, eng: e, progress: c.Progress, closed: p.Options.Concurrency > 0, free: make([]time.Duration, p.Options.Concurrency)}
+	places := p.Options.places()
+	v := &Virtual{plan: p, conf: c, eng: e, progress: c.Progress, closed: places > 0, free: make([]time.Duration, places)}
 	if v.progress == nil {
 		v.progress = &Progress{}
 	}
@@ -226,6 +238,9 @@ func (v *Virtual) Run(ctx context.Context) (*Stats, error) {
 	}
 	stats.Unsent = p.Rows - s.Sent - s.Shed
 	stats.Interrupted = stats.Unsent > 0 || cut
+	if p.Options.Batch > 0 {
+		stats.Batch = &BatchRecord{Size: p.Options.Batch, Batches: v.batches, OneRequest: v.requests, PaddingTokens: v.padding}
+	}
 	return stats, v.err
 }
 
@@ -323,6 +338,8 @@ func (v *Virtual) client(to time.Duration) {
 			}
 		case turn == t:
 			v.launch(heap.Pop(&v.dynamic).(*virtualCall), t)
+		case v.plan.Options.Batch > 0:
+			v.launchBatch(t)
 		default:
 			it := v.it
 			x := v.call(it.row, it.lap, it.prompt, it.output, it.abort)
@@ -334,6 +351,36 @@ func (v *Virtual) client(to time.Duration) {
 			v.advance()
 			v.launch(x, t)
 		}
+	}
+}
+
+// launchBatch sends the next rows together. They are one request, with the
+// longest of their lengths for all, where a real run against this engine makes
+// one of them.
+func (v *Virtual) launchBatch(at time.Duration) {
+	v.free = v.free[1:]
+	b := &virtualUser{}
+	single, longest := true, 0
+	for len(b.members) < v.plan.Options.Batch && v.it != nil && v.err == nil {
+		x := v.call(v.it.row, v.it.lap, v.it.prompt, v.it.output, v.it.abort)
+		x.user = b
+		b.members = append(b.members, x)
+		single, longest = single && choices(&x.row.Request) == 1, max(longest, x.output)
+		v.advance()
+	}
+	v.batches++
+	b.open, b.going = len(b.members), len(b.members)
+	members := b.members
+	if single {
+		v.requests++
+		for _, x := range members {
+			x.longest = longest
+		}
+	} else {
+		b.members = nil
+	}
+	for _, x := range members {
+		v.launch(x, at)
 	}
 }
 
@@ -412,7 +459,7 @@ func (v *Virtual) submit(x *virtualCall, at time.Duration) {
 			x.reqs = append(x.reqs, new(engine.Request))
 		}
 		r := x.reqs[len(x.reqs)-1]
-		r.PromptLen, r.MaxTokens, r.Hashes, r.Own, r.Owner = x.prompt, x.output/choices, v.hashes, own, x
+		r.PromptLen, r.MaxTokens, r.Hashes, r.Own, r.Owner = x.prompt, max(x.longest, x.output/choices), v.hashes, own, x
 		if err := v.eng.Submit(at, r); err != nil {
 			v.err = fmt.Errorf("request %d: %w", x.row.ID, err)
 			return
@@ -422,9 +469,13 @@ func (v *Virtual) submit(x *virtualCall, at time.Duration) {
 	v.watch(x)
 }
 
-// watch makes the engine stop before the token at which the client hangs up.
-// Until one choice has made its share of what is missing, all have not made all.
+// watch makes the engine stop before the token at which the client hangs up, or
+// behind which padding begins. Until one choice has made its share of what is
+// missing, all have not made all.
 func (v *Virtual) watch(x *virtualCall) {
+	if x.longest > x.output {
+		x.reqs[0].Watch = x.output
+	}
 	if x.abort.tokens == 0 {
 		return
 	}
@@ -434,13 +485,16 @@ func (v *Virtual) watch(x *virtualCall) {
 	}
 }
 
-// received is how many tokens came.
+// received is how many tokens came, without padding.
 func (x *virtualCall) received() (n int) {
 	for _, r := range x.reqs {
 		n += r.Output
 	}
-	return n
+	return min(n, x.output)
 }
+
+// padded says that what comes is padding.
+func (x *virtualCall) padded() bool { return x.longest > 0 && x.last > 0 }
 
 // identify names the content of x's prompt in the engine's blocks, as the tokens
 // that a real run sends would: equal where the recorded blocks are, and parting
@@ -498,6 +552,9 @@ func (v *Virtual) coasted(n int) {
 	v.coasts++
 	for _, r := range running {
 		x := r.Owner.(*virtualCall)
+		if x.padded() {
+			continue
+		}
 		o := &x.row.Outcome
 		if x.coast == v.coasts {
 			for i := len(o.ChunkTokens) - n; i < len(o.ChunkTokens); i++ {
@@ -537,7 +594,7 @@ func (v *Virtual) done() {
 		}
 		o := &x.row.Outcome
 		since := v.now - x.due
-		if v.conf.Chunks {
+		if v.conf.Chunks && !x.padded() {
 			if last := len(o.ChunkTimes) - 1; last >= 0 && o.ChunkTimes[last] == since {
 				o.ChunkTokens[last]++
 			} else {
@@ -549,9 +606,14 @@ func (v *Virtual) done() {
 			v.state.Finished++
 			x.left--
 		}
+		if x.longest > 0 && ev.Req.Output == x.output {
+			x.last = v.now
+		}
 		switch {
 		case x.abort.tokens > 0 && x.received() >= x.abort.tokens && x.left > 0:
 			v.hangUp(x, v.now)
+		case x.left == 0 && x.longest > 0:
+			v.finishBatch(x.user)
 		case x.left == 0:
 			o.Result, o.FinishReason = traceformat.ResultOK, "length"
 			v.finish(x, v.now)
@@ -561,6 +623,23 @@ func (v *Virtual) done() {
 	}
 	if tokens > 0 {
 		v.count(tokens, 1)
+	}
+}
+
+// finishBatch is told that a member has all of its tokens. The answer of the
+// request that they share ends with that of the last.
+func (v *Virtual) finishBatch(b *virtualUser) {
+	if b.going--; b.going > 0 {
+		return
+	}
+	for _, x := range b.members {
+		o := &x.row.Outcome
+		o.Result, o.FinishReason = traceformat.ResultOK, "length"
+		if n := x.longest - x.output; n > 0 {
+			v.padding += int64(n)
+			x.row.Extra = withField(x.row.Extra, "batch_padding_tokens", n)
+		}
+		v.finish(x, v.now)
 	}
 }
 
@@ -584,6 +663,9 @@ func (v *Virtual) finish(x *virtualCall, at time.Duration) {
 		if r.Output > 0 {
 			first, last = min(first, r.First), max(last, r.Last)
 		}
+	}
+	if x.padded() {
+		last = x.last
 	}
 	r := x.reqs[0]
 	if x.row.Stream.Or(true) {
@@ -663,16 +745,27 @@ func (v *Virtual) settleAll() (cut bool) {
 			continue
 		}
 		cut = true
-		for _, r := range x.reqs {
-			v.eng.Abort(r)
+		if x.longest == 0 {
+			v.cut(x)
+			continue
 		}
-		x.children = nil
-		o := &x.row.Outcome
-		o.Result, o.Error = traceformat.ResultClientAbort, timeoutErrors[interrupted]
-		o.Abort = traceformat.Some(max(0, v.now-x.due))
-		v.finish(x, max(v.now, x.due))
+		for _, m := range x.user.members { // those that have all of theirs too
+			v.cut(m)
+		}
 	}
 	return cut
+}
+
+// cut gives up x, which a run that was stopped has left.
+func (v *Virtual) cut(x *virtualCall) {
+	for _, r := range x.reqs {
+		v.eng.Abort(r)
+	}
+	x.children = nil
+	o := &x.row.Outcome
+	o.Result, o.Error = traceformat.ResultClientAbort, timeoutErrors[interrupted]
+	o.Abort = traceformat.Some(max(0, v.now-x.due))
+	v.finish(x, max(v.now, x.due))
 }
 
 // push adds x to a heap.

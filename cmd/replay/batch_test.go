@@ -10,9 +10,10 @@ import (
 )
 
 // A static batch is sent together, awaited together, and the next one follows;
-// as one request or, where prompts are text, as several.
+// as one request or, where prompts are text, as several; and in virtual time.
 func TestBatches(t *testing.T) {
 	t.Parallel()
+	padding := map[string]int64{}
 	for name, tt := range map[string]struct {
 		args []string
 		one  int64
@@ -20,9 +21,14 @@ func TestBatches(t *testing.T) {
 		"one request": {nil, 4},
 		"text":        {[]string{"--chat"}, 0},
 		"two a time":  {[]string{"--concurrency", "2"}, 4},
+		"virtual":     {[]string{"--virtual"}, 4},
 	} {
 		dir := filepath.Join(t.TempDir(), "out")
-		_, stderr, status := replayCommand(t, append([]string{"--synthetic", "rate=20,prompt-tokens=fixed:64,output-tokens=lognormal:16,0.8", "--duration", "10s", "--limit", "14", "--max-send-error", "10s", "--batch", "4", "-o", dir}, tt.args...)...)
+		args := append([]string{"--synthetic", "rate=20,prompt-tokens=fixed:64,output-tokens=lognormal:16,0.8", "--duration", "10s", "--limit", "14", "--batch", "4", "-o", dir}, tt.args...)
+		if tt.args == nil || tt.args[0] != "--virtual" {
+			args = append(args, "--max-send-error", "10s")
+		}
+		_, stderr, status := replayCommand(t, args...)
 		if status != 0 {
 			t.Fatalf("%s: exit status %d\n%s", name, status, stderr)
 		}
@@ -34,6 +40,7 @@ func TestBatches(t *testing.T) {
 		if b == nil || b.Size != 4 || b.Batches != 4 || b.OneRequest != tt.one || (tt.one > 0) != (b.PaddingTokens > 0) {
 			t.Errorf("%s: batches %+v", name, b)
 		}
+		padding[name] = b.PaddingTokens
 		rows := readRows(t, dir)
 		if len(rows) != 14 {
 			t.Fatalf("%s: %d rows", name, len(rows))
@@ -71,6 +78,9 @@ func TestBatches(t *testing.T) {
 				}
 			}
 		}
+	}
+	if padding["virtual"] != padding["one request"] {
+		t.Errorf("%d padding tokens in virtual time, %d against the server", padding["virtual"], padding["one request"])
 	}
 }
 
