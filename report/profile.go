@@ -26,7 +26,6 @@ const (
 // are of successes, from the schedule.
 type Profile struct {
 	Name     string
-	path     string    // where the run lies
 	Manifest *Manifest // nil of a capture
 	// Findings are what the run's manifest holds of its telemetry, Notes the gaps
 	// and faults of the sources.
@@ -241,7 +240,7 @@ func (p *profiler) widen(width time.Duration) {
 // profile is what was gathered.
 func (p *profiler) profile(r *run) *Profile {
 	out := &Profile{
-		Name: r.name, path: r.path, Manifest: r.manifest, From: p.conf.From, To: p.conf.To,
+		Name: r.name, Manifest: r.manifest, From: p.conf.From, To: p.conf.To,
 		TTFT: p.ttft.curve(), E2E: p.e2e.curve(), TPOT: p.tpot.curve(), ITL: p.itl.curve(),
 		Width: p.width, Prompt: p.prompt, Output: p.output,
 	}
@@ -269,7 +268,7 @@ func settle(ctx context.Context, ps []*profiler, runs []*run) ([]*Profile, error
 	for i, p := range ps {
 		p.widen(width)
 		out[i] = p.profile(runs[i])
-		if err := out[i].telemetry(ctx); err != nil {
+		if err := out[i].telemetry(ctx, runs[i].path); err != nil {
 			return nil, err
 		}
 	}

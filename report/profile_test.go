@@ -173,8 +173,8 @@ func TestCSV(t *testing.T) {
 
 // Telemetry that cannot be read is a note, and no reason to show nothing.
 func TestTelemetryIsNoRequirement(t *testing.T) {
-	p := &Profile{path: filepath.Join(t.TempDir(), "none"), Manifest: &Manifest{Telemetry: []byte(`{"engine": 3}`)}, Windows: make([]TimeWindow, 3), Width: time.Second}
-	if err := p.telemetry(t.Context()); err != nil || len(p.Notes) != 1 || p.Findings != nil {
+	p := &Profile{Manifest: &Manifest{Telemetry: []byte(`{"engine": 3}`)}, Windows: make([]TimeWindow, 3), Width: time.Second}
+	if err := p.telemetry(t.Context(), filepath.Join(t.TempDir(), "none")); err != nil || len(p.Notes) != 1 || p.Findings != nil {
 		t.Errorf("%v, notes %q", err, p.Notes)
 	}
 }

@@ -49,7 +49,7 @@ var watched = []struct {
 const maxDevices = 1024
 
 // telemetry adds what the run's telemetry says, if it has any.
-func (p *Profile) telemetry(ctx context.Context) error {
+func (p *Profile) telemetry(ctx context.Context, dir string) error {
 	if p.Manifest == nil {
 		return nil
 	}
@@ -68,7 +68,7 @@ func (p *Profile) telemetry(ctx context.Context) error {
 	if len(p.Windows) == 0 {
 		return nil
 	}
-	path := filepath.Join(p.path, telemetryFile)
+	path := filepath.Join(dir, telemetryFile)
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

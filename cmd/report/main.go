@@ -242,7 +242,9 @@ func merge(ctx context.Context, c *ucli.Context) error {
 		return err
 	}
 	for i, name := range shards {
-		shards[i] = k.local(name)
+		if shards[i] = k.local(name); traceout.Remote(shards[i]) {
+			return fmt.Errorf("%s: no run is there: it has no run.json, which is uploaded last", name)
+		}
 	}
 	if limit := c.Duration("wait"); limit > 0 {
 		if shards, err = report.Await(ctx, shards, limit, func(s string) { fmt.Fprintln(c.App.ErrWriter, s) }); err != nil {
