@@ -278,6 +278,10 @@ func (x *Run) bootstrap(values [columns][]float64, good, errs []float64, met [][
 	}
 }
 
+// roundOff is less than one request of any run, and more than what arithmetic
+// leaves of a bound that is 0.
+const roundOff = 1e-12
+
 // proportion is a share of requests with its interval: Wilson's where all are
 // alike or few, as if requests were independent, and the wider of it and the
 // bootstrap's otherwise.
@@ -290,7 +294,10 @@ func proportion(each []float64, seed uint64) stats.Estimate {
 	if e.OK() {
 		lo, hi = min(lo, e.Lo), max(hi, e.Hi)
 	}
-	return stats.Estimate{V: e.V, Lo: max(0, lo), Hi: min(1, hi)}
+	if lo < roundOff {
+		lo = 0
+	}
+	return stats.Estimate{V: e.V, Lo: lo, Hi: min(1, hi)}
 }
 
 // describe names a run.
