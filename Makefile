@@ -27,10 +27,10 @@ race: ## the race detector on the concurrent packages
 	go test -race ./replay/... ./internal/wire/... ./internal/metrics/... ./backends/... ./traceformat
 
 lint: ## gofmt, go vet, staticcheck, go fix
-	@test -z "$$(gofmt -l . | tee /dev/stderr)"
+	@out=$$(gofmt -l .); echo "$$out" >&2; test -z "$$out"
 	go vet ./...
 	$(STATICCHECK) ./...
-	@test -z "$$(go fix -diff ./... | tee /dev/stderr)"
+	@out=$$(go fix -diff ./...); echo "$$out" >&2; test -z "$$out"
 
 score: ## models of the public traces beside the acceptance table and noise floors, a few minutes
 	go run ./synth/score/acceptance $(SCORE)
