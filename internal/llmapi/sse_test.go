@@ -108,7 +108,7 @@ func oracle(t testing.TB, b []byte) (events []string) {
 func FuzzSSE(f *testing.F) {
 	for _, s := range []string{
 		"data: a\n\ndata: b\r\n\r\ndata: c\r\r", "\xef\xbb\xbfdata: x\n: c\nevent: e\ndata: y\n\n",
-		"data\ndata:\n\n\r\n\r", "id: 1\nretry: 2\n\n", "data: {\"choices\":[]}\n\ndata: [DONE]\n\n",
+		"data\ndata:\n\n\r\n\r", "\n\xef\xbb\xbfdata: x\n\n", "id: 1\nretry: 2\n\n", "data: {\"choices\":[]}\n\ndata: [DONE]\n\n",
 	} {
 		f.Add([]byte(s), uint16(3), uint16(7))
 	}
@@ -130,6 +130,9 @@ func FuzzSSE(f *testing.F) {
 		if want := reference(in); !slices.Equal(whole, want) {
 			t.Errorf("events %q, by the standard %q", whole, want)
 		}
+		if strings.Contains(strings.TrimPrefix(string(in), bom), bom) {
+			return // go-sse also skips one that follows empty lines; the standard, only the first of the stream
+		}
 		full := slices.DeleteFunc(slices.Clone(whole), func(s string) bool { return s == "" })
 		if want := oracle(t, in); !slices.Equal(full, want) {
 			t.Errorf("events %q, go-sse finds %q", full, want)
@@ -137,9 +140,11 @@ func FuzzSSE(f *testing.F) {
 	})
 }
 
+const bom = "\xef\xbb\xbf"
+
 // reference follows section 9.2.6 of the HTML standard word by word.
 func reference(in []byte) (events []string) {
-	s := strings.TrimPrefix(string(in), "\xef\xbb\xbf")
+	s := strings.TrimPrefix(string(in), bom)
 	s = strings.ReplaceAll(strings.ReplaceAll(s, "\r\n", "\n"), "\r", "\n")
 	lines := strings.Split(s, "\n")
 	data := ""
