@@ -181,7 +181,7 @@ func TestVirtualAgainstTokens(t *testing.T) {
 		}
 		preempted += int(a.Preemptions)
 	})
-	if preempted < 20 || cached < 1000 {
+	if preempted < 5 || cached < 200 {
 		t.Errorf("%d preemptions and %d cached tokens: too few to say anything", preempted, cached)
 	}
 }
