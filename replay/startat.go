@@ -21,8 +21,6 @@ const (
 	compareAt = 10 * time.Second
 	// compareFor bounds how long that may take.
 	compareFor = 5 * time.Second
-	// maxSlew is how fast a clock may part from the right time: see adjtimex(2).
-	maxSlew = 500e-6
 )
 
 // A Reference compares this machine's clock with one that all shards ask.
@@ -43,7 +41,7 @@ func (o *Options) CheckClock(ctx context.Context, ref Reference) (c *wallclock.C
 	if o.StartAt.IsZero() {
 		return nil, "", nil
 	}
-	limit := cmp.Or(o.MaxClockError, DefaultMaxClockError)
+	limit := o.clockLimit()
 	if ref != nil {
 		check, err := ref(ctx)
 		if err != nil {
@@ -62,6 +60,8 @@ func (o *Options) CheckClock(ctx context.Context, ref Reference) (c *wallclock.C
 	}
 	return c, "", err
 }
+
+func (o *Options) clockLimit() time.Duration { return cmp.Or(o.MaxClockError, DefaultMaxClockError) }
 
 const compareHint = "--clock ntp://HOST or the address of a replay agent compares it"
 
@@ -108,9 +108,9 @@ func (r *run) untilStart(ctx context.Context, at time.Time) (wait, ahead time.Du
 			check = again
 		} else if check != nil { // the first one still holds, less exactly
 			old := *check
-			old.Bound += time.Duration(maxSlew * float64(clock.Now()-measured))
+			old.Bound += time.Duration(wallclock.MaxSlew * float64(clock.Now()-measured))
 			check = &old
-			if err := within(check, cmp.Or(o.MaxClockError, DefaultMaxClockError)); err != nil {
+			if err := within(check, o.clockLimit()); err != nil {
 				return 0, 0, err
 			}
 		}

@@ -1,11 +1,13 @@
 package agent
 
-import "time"
+import (
+	"time"
+
+	"reprise/internal/wallclock"
+)
 
 const (
-	// maxSlew is how fast two clocks may part: Linux slews CLOCK_MONOTONIC by at
-	// most 500 ppm (adjtimex(2)), and crystals are a tenth of that.
-	maxSlew = 500e-6
+	maxSlew = wallclock.MaxSlew
 	// keepFor is how long exchanges are remembered; the drift is fitted over it.
 	keepFor = 5 * time.Minute
 	// bucket is the stretch of time of which the quickest exchange is kept.

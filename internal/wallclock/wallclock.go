@@ -37,6 +37,10 @@ const Kernel = "kernel"
 // ErrUnsynchronised says that no time daemon keeps this machine's clock.
 var ErrUnsynchronised = errors.New("no time daemon keeps this machine's clock")
 
+// MaxSlew is how fast two clocks may part, in seconds per second: Linux slews
+// clocks by at most 500 ppm (adjtimex(2)), and crystals are a tenth of that.
+const MaxSlew = 500e-6
+
 const (
 	queries = 8 // the quickest counts
 	timeout = 2 * time.Second
